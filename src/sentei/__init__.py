@@ -1,0 +1,35 @@
+"""sentei: make Keras 3 models small and fast, and prove it on the real runtime."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# One public door. Each name lives in the room on the right and is imported on first use, so that
+# `import sentei` costs nothing and never drags in the converter, the runtime or another framework.
+_HOME = {
+    "Projected": "sentei.core.project",
+    "prune": "sentei.sparsity.prune",
+    "strip": "sentei.core.install",
+    "export": "sentei.litert.export",
+    "benchmark": "sentei.litert.runtime",
+    "inspect": "sentei.litert.inspect",
+}
+_ROOMS = ("core", "sparsity", "litert")
+
+__all__ = [*sorted(_HOME), "sparsity"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in _ROOMS:
+        value = import_module(f"sentei.{name}")
+    else:
+        raise AttributeError(f"module 'sentei' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
