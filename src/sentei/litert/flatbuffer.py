@@ -1,0 +1,438 @@
+"""A `.tflite` file as typed, checked data: subgraphs, tensors, operators, signatures.
+
+Nothing is trusted before it is checked: the runtime's own verifier passes over the bytes first
+(Python's flatbuffers reader happily follows a lying offset), then every index and length is held
+against what it points at. What `load` returns can be read without further care.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from sentei.core.errors import CorruptFile
+from sentei.litert import sparse
+
+# name → (numpy dtype of one unpacked value, bits in the file). The names are the schema's in lower
+# case; types whose values have no fixed size (string, resource, variant) have no data to show.
+_FORMATS: dict[str, tuple[Any, int]] = {
+    "bfloat16": (ml_dtypes.bfloat16, 16),
+    "bool": (np.bool_, 8),
+    "complex128": (np.complex128, 128),
+    "complex64": (np.complex64, 64),
+    "float16": (np.float16, 16),
+    "float32": (np.float32, 32),
+    "float64": (np.float64, 64),
+    "float8_e4m3fn": (ml_dtypes.float8_e4m3fn, 8),
+    "float8_e5m2": (ml_dtypes.float8_e5m2, 8),
+    "int16": (np.int16, 16),
+    "int2": (np.int8, 2),
+    "int32": (np.int32, 32),
+    "int4": (np.int8, 4),
+    "int64": (np.int64, 64),
+    "int8": (np.int8, 8),
+    "uint16": (np.uint16, 16),
+    "uint32": (np.uint32, 32),
+    "uint4": (np.uint8, 4),
+    "uint64": (np.uint64, 64),
+    "uint8": (np.uint8, 8),
+}
+
+
+def _enumeration(kind: type) -> dict[int, str]:
+    return {value: name for name, value in vars(kind).items() if isinstance(value, int)}
+
+
+_TYPE_NAMES = {value: name.lower() for value, name in _enumeration(schema.TensorType).items()}
+_OPERATOR_NAMES = _enumeration(schema.BuiltinOperator)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How integers stand for real numbers: `real = scale * (integer - zero_point)`.
+
+    Invariants: `scale` and `zero_point` are 1-D and equally long; one entry means the whole tensor,
+    several mean one per index along `axis`.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a subgraph.
+
+    Attributes:
+        name: Its name in the file.
+        shape: The dense shape; the file's default where a dimension is dynamic.
+        shape_signature: The same with -1 where a dimension is dynamic.
+        dtype: The schema's type name in lower case, such as `"int8"` or `"int4"`.
+        buffer: The constant's bytes as the file stores them, or None when it is computed.
+        quantization: Scale and zero point, or None.
+        sparsity: The layout of a sparse constant, or None when it is dense.
+        is_variable: Whether it keeps its value from one run to the next.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    shape_signature: tuple[int, ...]
+    dtype: str
+    buffer: np.ndarray | None
+    quantization: Quantization | None = None
+    sparsity: sparse.Sparsity | None = None
+    is_variable: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the dense shape."""
+        return int(np.prod(self.shape, dtype=object))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored constant, 0 when it is computed (sparse indices not counted)."""
+        return 0 if self.buffer is None else int(self.buffer.size)
+
+    def values(self) -> np.ndarray | None:
+        """The values the file stores, flat and in its order; of a sparse tensor only those present.
+
+        Returns:
+            Array of shape `(stored,)` (sub-byte integers one to a byte), or None when the tensor is
+            computed or its type has no fixed size.
+        """
+        if self.buffer is None or self.dtype not in _FORMATS:
+            return None
+        numpy_type, bits = _FORMATS[self.dtype]
+        if bits >= 8:
+            return self.buffer.view(numpy_type)
+        unpacked = _unpack(self.buffer, bits, signed=self.dtype.startswith("int"))
+        return unpacked if self.sparsity else unpacked[: self.size]
+
+    def data(self) -> np.ndarray | None:
+        """The constant as a dense array of shape `shape`, not dequantized, or None (as `values`).
+
+        Raises:
+            CorruptFile: A sparse tensor's layout contradicts itself.
+        """
+        values = self.values()
+        if values is None:
+            return None
+        if self.sparsity is None:
+            return values.reshape(self.shape)
+        try:
+            return sparse.expand(values, self.shape, self.sparsity)
+        except CorruptFile as error:
+            raise CorruptFile(f"Tensor {self.name!r} is damaged: {error}.") from None
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operation: its name and the tensors (indices into its subgraph) it reads and writes.
+
+    An absent optional input is -1; `options` is the schema's object, None when there are none.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options: Any = None
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """One graph: its tensors, its operators in running order, which tensors come in and go out."""
+
+    name: str
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A named way to call a subgraph; `inputs` and `outputs` map names to tensor indices."""
+
+    key: str
+    subgraph: int
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
+@dataclass(frozen=True)
+class FlatModel:
+    """A whole file; `tree` is the mutable schema object behind it, for passes that rewrite."""
+
+    subgraphs: tuple[Subgraph, ...]
+    signatures: tuple[Signature, ...]
+    size: int
+    tree: schema.ModelT = field(repr=False)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors of all subgraphs."""
+        for subgraph in self.subgraphs:
+            yield from subgraph.tensors
+
+    def census(self) -> Counter[str]:
+        """How many operators of each name the file holds."""
+        return Counter(op.name for subgraph in self.subgraphs for op in subgraph.operators)
+
+    def dtype_census(self) -> Counter[str]:
+        """How many tensors of each type the file holds."""
+        return Counter(tensor.dtype for tensor in self.tensors())
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Reads a whole file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its bytes, at least one.
+
+    Raises:
+        CorruptFile: There is no such file, it is a directory or another thing that is not a file,
+            it is empty, or it may not be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CorruptFile(f"{path}: no such file. Check the path.")
+    if not path.is_file():
+        kind = "a directory" if path.is_dir() else "not a regular file"
+        raise CorruptFile(f"{path} is {kind}. Give the path of a file.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CorruptFile(f"{path} cannot be read: {error.strerror}.") from error
+    if not content:
+        raise CorruptFile(f"{path} is empty. Write or copy the file again.")
+    return content
+
+
+def load(path: str | os.PathLike[str]) -> FlatModel:
+    """Reads and checks a `.tflite` file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its contents; arrays are read-only views of the bytes read.
+
+    Raises:
+        CorruptFile: The file is missing, empty, truncated, damaged or not a `.tflite`.
+    """
+    return parse(read_bytes(path), str(path))
+
+
+def parse(content: bytes, name: str = "the model") -> FlatModel:
+    """Checks the bytes of a `.tflite` file; `load` for bytes in memory.
+
+    Args:
+        content: The bytes.
+        name: What to call them in errors.
+
+    Returns:
+        Their contents; arrays are read-only views of `content`.
+
+    Raises:
+        CorruptFile: The bytes are truncated, damaged or not a `.tflite`.
+    """
+    if content[4:8] != b"TFL3":
+        raise CorruptFile(
+            f"{name} is not a .tflite file: the mark 'TFL3' is missing at byte 4. "
+            "Give a file written by a LiteRT exporter."
+        )
+    try:
+        _verify(content)
+        return _build(content)
+    except CorruptFile as error:
+        raise CorruptFile(
+            f"{name} is a damaged or truncated .tflite file: {error}. Write or copy the file again."
+        ) from None
+
+
+def _verify(content: bytes) -> None:
+    """Lets the runtime check that every offset in the file points inside the file."""
+    try:
+        Interpreter(
+            model_content=content,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+    except (ValueError, RuntimeError) as error:
+        # Any other refusal (an operator it does not have, say) comes after the verifier passed.
+        if "not a valid Flatbuffer" in str(error):
+            raise CorruptFile("its offsets point outside the file") from None
+
+
+def _build(content: bytes) -> FlatModel:
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    if not model.subgraphs:
+        raise CorruptFile("it holds no graph")
+    if not model.buffers:
+        raise CorruptFile("it holds no buffers")
+    for index, buffer in enumerate(model.buffers):
+        _resolve(buffer, index, content)
+    names = [_operator_name(code) for code in model.operatorCodes or ()]
+    subgraphs = tuple(_subgraph(graph, names, model.buffers) for graph in model.subgraphs)
+    signatures = tuple(_signature(item, subgraphs) for item in model.signatureDefs or ())
+    return FlatModel(subgraphs, signatures, len(content), model)
+
+
+def _resolve(buffer: schema.BufferT, index: int, content: bytes) -> None:
+    """Gives a buffer that lies behind the flatbuffer (files over 2 GB) its bytes."""
+    # Offset 1 is the writer's placeholder for "nothing there".
+    if buffer.offset <= 1:
+        return
+    end = buffer.offset + buffer.size
+    if end > len(content):
+        raise CorruptFile(f"buffer {index} ends at byte {end} of {len(content)}")
+    buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+    buffer.offset = buffer.size = 0
+
+
+def _subgraph(
+    graph: schema.SubGraphT, names: Sequence[str], buffers: Sequence[schema.BufferT]
+) -> Subgraph:
+    tensors = tuple(_tensor(tensor, buffers) for tensor in graph.tensors or ())
+    operators = []
+    for op in graph.operators or ():
+        if not 0 <= op.opcodeIndex < len(names):
+            raise CorruptFile(f"an operator has the code {op.opcodeIndex} of {len(names)}")
+        options = op.builtinOptions if op.builtinOptions is not None else op.builtinOptions2
+        reads, writes = _integers(op.inputs), _integers(op.outputs)
+        _check_indices(reads, len(tensors), optional=True)
+        _check_indices(writes, len(tensors), optional=True)
+        operators.append(Operator(names[op.opcodeIndex], reads, writes, options))
+    inputs, outputs = _integers(graph.inputs), _integers(graph.outputs)
+    _check_indices(inputs + outputs, len(tensors))
+    return Subgraph(_text(graph.name), tensors, tuple(operators), inputs, outputs)
+
+
+def _tensor(tensor: schema.TensorT, buffers: Sequence[schema.BufferT]) -> Tensor:
+    name = _text(tensor.name)
+    if tensor.type not in _TYPE_NAMES:
+        raise CorruptFile(f"tensor {name!r} has the unknown type {tensor.type}")
+    if not 0 <= tensor.buffer < len(buffers):
+        raise CorruptFile(f"tensor {name!r} has buffer {tensor.buffer} of {len(buffers)}")
+    shape = _integers(tensor.shape)
+    data = buffers[tensor.buffer].data
+    result = Tensor(
+        name=name,
+        shape=shape,
+        shape_signature=_integers(tensor.shapeSignature) or shape,
+        dtype=_TYPE_NAMES[tensor.type],
+        buffer=data if data is not None and data.size else None,
+        quantization=_quantization(tensor.quantization, name),
+        sparsity=_sparsity(tensor.sparsity),
+        is_variable=bool(tensor.isVariable),
+    )
+    _check_size(result)
+    return result
+
+
+def _check_size(tensor: Tensor) -> None:
+    """The bytes of a dense constant must be exactly what its shape and type ask for."""
+    if any(size < 0 for size in tensor.shape):
+        raise CorruptFile(f"tensor {tensor.name!r} has the negative shape {tensor.shape}")
+    if tensor.buffer is None or tensor.dtype not in _FORMATS:
+        return
+    _, bits = _FORMATS[tensor.dtype]
+    if tensor.sparsity is not None:
+        try:
+            sparse.check(tensor.sparsity, tensor.shape)
+        except CorruptFile as error:
+            raise CorruptFile(f"tensor {tensor.name!r}: {error}") from None
+        expected = tensor.nbytes - tensor.nbytes % max(1, bits // 8)
+    else:
+        expected = -(-tensor.size * bits // 8)
+    if tensor.nbytes != expected:
+        raise CorruptFile(
+            f"tensor {tensor.name!r} of shape {tensor.shape} and type {tensor.dtype} "
+            f"has {tensor.nbytes} bytes, not {expected}"
+        )
+
+
+def _quantization(item: schema.QuantizationParametersT | None, name: str) -> Quantization | None:
+    if item is None or item.scale is None or len(item.scale) == 0:
+        return None
+    scale = np.asarray(item.scale, np.float32)
+    stored = item.zeroPoint if item.zeroPoint is not None else []
+    zero_point = np.asarray(stored if len(stored) else np.zeros(scale.size), np.int64)
+    if zero_point.size == 1:
+        zero_point = np.broadcast_to(zero_point, scale.shape)
+    if zero_point.size != scale.size:
+        raise CorruptFile(
+            f"tensor {name!r} has {scale.size} scales and {zero_point.size} zero points"
+        )
+    return Quantization(scale, zero_point, int(item.quantizedDimension))
+
+
+def _sparsity(item: schema.SparsityParametersT | None) -> sparse.Sparsity | None:
+    if item is None:
+        return None
+    levels = []
+    for level in item.dimMetadata or ():
+        if level.format == schema.DimensionType.DENSE:
+            levels.append(sparse.Level(int(level.denseSize)))
+            continue
+        parts = [
+            getattr(part, "values", None) for part in (level.arraySegments, level.arrayIndices)
+        ]
+        segments, indices = (np.asarray([] if part is None else part) for part in parts)
+        levels.append(sparse.Level(0, segments, indices))
+    return sparse.Sparsity(_integers(item.traversalOrder), _integers(item.blockMap), tuple(levels))
+
+
+def _signature(item: schema.SignatureDefT, subgraphs: Sequence[Subgraph]) -> Signature:
+    if not 0 <= item.subgraphIndex < len(subgraphs):
+        raise CorruptFile(f"a signature calls graph {item.subgraphIndex} of {len(subgraphs)}")
+    inputs, outputs = (
+        {_text(entry.name): int(entry.tensorIndex) for entry in entries or ()}
+        for entries in (item.inputs, item.outputs)
+    )
+    count = len(subgraphs[item.subgraphIndex].tensors)
+    _check_indices(tuple(inputs.values()) + tuple(outputs.values()), count)
+    return Signature(_text(item.signatureKey), int(item.subgraphIndex), inputs, outputs)
+
+
+def _operator_name(code: schema.OperatorCodeT) -> str:
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    if number == schema.BuiltinOperator.CUSTOM:
+        return _text(code.customCode) or "CUSTOM"
+    if number not in _OPERATOR_NAMES:
+        raise CorruptFile(f"it has the unknown operator code {number}")
+    return _OPERATOR_NAMES[number]
+
+
+def _check_indices(indices: Sequence[int], count: int, optional: bool = False) -> None:
+    lowest = -1 if optional else 0
+    for index in indices:
+        if not lowest <= index < count:
+            raise CorruptFile(f"it refers to tensor {index} of {count}")
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    return () if values is None else tuple(np.asarray(values).tolist())
+
+
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.decode("utf-8", "replace")
+
+
+def _unpack(packed: np.ndarray, bits: int, signed: bool) -> np.ndarray:
+    """Splits bytes into values of `bits` bits, lowest bits first, as the runtime's kernels do."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    fields = ((packed[:, None] >> shifts) & ((1 << bits) - 1)).astype(np.uint8).ravel()
+    if not signed:
+        return fields
+    top = 8 - bits
+    return (fields << top).view(np.int8) >> top
