@@ -1,5 +1,7 @@
 """sentei: make Keras 3 models small and fast, and prove it on the real runtime."""
 
+import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -33,3 +35,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _is_command_line() -> bool:
+    _, first, second, *_ = [*getattr(sys, "orig_argv", ()), "", "", ""]
+    as_module = first == "-m" and second.split(".")[0] == "sentei"
+    return as_module or os.path.basename(first) in ("sentei", "sentei.exe")
+
+
+# A model saved in the middle of pruning holds classes of sentei: Keras must know them as soon as
+# sentei is imported. The command line waits, for it picks a Keras backend before it loads Keras.
+if not _is_command_line():
+    import_module("sentei.sparsity")

@@ -1,0 +1,23 @@
+"""Pruning: which weights go, when, in which pattern."""
+
+from sentei.core.schedule import ConstantSparsity, PolynomialDecay, Schedule
+from sentei.sparsity.log import Log
+from sentei.sparsity.patterns import Block, Element, NofM, Pattern
+from sentei.sparsity.prune import prune, pruning
+from sentei.sparsity.report import report
+from sentei.sparsity.rule import Pruning
+
+__all__ = [
+    "Block",
+    "ConstantSparsity",
+    "Element",
+    "Log",
+    "NofM",
+    "Pattern",
+    "PolynomialDecay",
+    "Pruning",
+    "Schedule",
+    "prune",
+    "pruning",
+    "report",
+]

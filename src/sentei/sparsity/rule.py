@@ -1,0 +1,276 @@
+"""The pruning rule: masks that follow a schedule, and weights that stay under them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from sentei.core.errors import SenteiError
+from sentei.core.project import Projection, Tensors
+from sentei.core.schedule import Schedule
+from sentei.core.select import Axes, Weight
+from sentei.sparsity import scores
+from sentei.sparsity.patterns import Element, Pattern
+from sentei.sparsity.top import keep_best
+
+
+@dataclass(frozen=True)
+class PrunedWeight:
+    """A weight under the rule, and the sparsity at which it ends.
+
+    Attributes:
+        weight: which weight.
+        target: its final sparsity, in [0, 1).
+    """
+
+    weight: Weight
+    target: float
+
+
+@keras.saving.register_keras_serializable("sentei")
+class Pruning(Projection):
+    """Keeps pruned weights at exactly zero while a schedule prunes more of them.
+
+    At each update of the schedule the kept weights are scored, and the mask keeps the best of
+    them: as many as `pattern.kept_units` says, in exact integer arithmetic done on the host. A
+    weight that has been pruned stays pruned as long as the schedule does not call weights back.
+    Between updates the mask stands. After every step the weights are `where(mask, weight, 0)`.
+
+    Steps are counted from the moment the rule is attached (the optimizer may have a history).
+
+    State, in optimizer variables: one boolean mask a weight (1 byte a value), the optimizer step
+    at which the rule was attached, the number of updates done, and the first weight that was met
+    with a value that is not finite.
+
+    Invariants, after step n:
+        - a weight with target t has `kept_units(shape, axes, schedule(n) * t / schedule.final)`
+          units kept, and all else is exactly 0.0;
+        - with `scope="global"` that holds for all weights together.
+
+    Args:
+        schedule: when, and how sparse.
+        weights: the weights it is about.
+        pattern: which weights go together.
+        criterion: name or function that scores a weight.
+        scope: `"layer"` (each weight its own share) or `"global"` (one threshold for all).
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        weights: Sequence[PrunedWeight],
+        pattern: Pattern | None = None,
+        criterion: str | scores.Criterion = "magnitude",
+        scope: str = "layer",
+    ) -> None:
+        self.schedule = schedule
+        self.weights = tuple(sorted(weights, key=lambda pruned: pruned.weight.index))
+        self.pattern = Element() if pattern is None else pattern
+        self.criterion = criterion
+        self.scope = scope
+        self.positions = frozenset(pruned.weight.index for pruned in self.weights)
+        self.masks: dict[int, Any] = {}
+        self._score = scores.criterion_named(criterion)
+        self._keep = self._keep_tables()
+
+    def sparsity_at(self, pruned: PrunedWeight, step: int) -> float:
+        """The share of its units that a weight should lack after `step` steps of this rule."""
+        return self._scaled(self.schedule(step), pruned)
+
+    def steps_taken(self, iterations: Any) -> int:
+        """Steps since the rule was attached, given the optimizer's counter."""
+        return int(ops.convert_to_numpy(iterations)) - int(ops.convert_to_numpy(self._origin))
+
+    def build(self, optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> None:
+        """Makes the masks, all true, and the counters.
+
+        Args:
+            optimizer: the optimizer that will hold them.
+            variables: all trainable variables, in its order.
+
+        Raises:
+            SenteiError: when the variables are not those the rule was made for.
+        """
+        self._optimizer = optimizer
+        self._variables = {p: variables[p] for p in self.positions if p < len(variables)}
+        self._check_variables(len(variables))
+
+        def counter(name: str, value: int) -> Any:
+            start = keras.initializers.Constant(value)
+            return optimizer.add_variable((), start, "int32", "only_first_replica", name=name)
+
+        self._origin = counter("origin", int(ops.convert_to_numpy(optimizer.iterations)))
+        self._updates_done = counter("updates_done", 0)
+        self._not_finite = counter("not_finite", -1)
+        self.masks = {
+            p: optimizer.add_variable(
+                self._variables[p].shape, "ones", "bool", "only_first_replica", name="mask"
+            )
+            for p in sorted(self.positions)
+        }
+
+    def project(self, values: Tensors, gradients: Tensors, step: Any) -> Tensors:
+        """Updates the masks when the schedule says so, and masks the weights.
+
+        Args:
+            values: position → weight.
+            gradients: not used by magnitude pruning.
+            step: optimizer steps taken.
+        """
+        done = ops.convert_to_tensor(self._updates_done)
+        target = self.schedule.updates_done(step - ops.convert_to_tensor(self._origin))
+        old = [ops.convert_to_tensor(mask) for mask in self.masks.values()]
+        bad = ops.convert_to_tensor(self._not_finite)
+        weights = [values[p] for p in self.masks]
+        *new, bad = ops.cond(
+            target > done,
+            lambda: self._updated(weights, old, target, bad),
+            lambda: [*old, bad],
+        )
+        for variable, mask in zip(self.masks.values(), new, strict=True):
+            self._optimizer.assign(variable, mask)
+        self._optimizer.assign(self._updates_done, ops.maximum(done, target))
+        self._optimizer.assign(self._not_finite, bad)
+        return {
+            p: _masked(value, mask) for p, value, mask in zip(self.masks, weights, new, strict=True)
+        }
+
+    def restrict(self, position: int, value: Any) -> Any:
+        """The value where the mask stands, zero elsewhere."""
+        return _masked(value, ops.convert_to_tensor(self.masks[position]))
+
+    def check(self) -> None:
+        """Raises SenteiError when weights were not finite at an update, or are not now."""
+        if not self.masks:
+            return
+        bad = int(ops.convert_to_numpy(self._not_finite))
+        for pruned in self.weights:
+            p = pruned.weight.index
+            finite = np.isfinite(ops.convert_to_numpy(self._variables[p]).astype("float32")).all()
+            if bad == p or not finite:
+                raise not_finite(pruned.weight.path)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for saving."""
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "weights": [asdict(pruned) for pruned in self.weights],
+            "pattern": keras.saving.serialize_keras_object(self.pattern),
+            "criterion": scores.to_config(self.criterion),
+            "scope": self.scope,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Pruning:
+        """The rule that `get_config` described, without its state."""
+        load = keras.saving.deserialize_keras_object
+        return cls(
+            load(config["schedule"]),
+            [_pruned_weight(saved) for saved in config["weights"]],
+            load(config["pattern"]),
+            scores.from_config(config["criterion"]),
+            config["scope"],
+        )
+
+    # -- an update --------------------------------------------------------------------------------
+
+    def _updated(self, weights: list[Any], old: list[Any], target: Any, bad: Any) -> list[Any]:
+        """New masks, and the first position that is not finite (its mask stays as it was)."""
+        finite = [ops.all(ops.isfinite(weight)) for weight in weights]
+        scored = [
+            # What is pruned already ranks below everything that is not, in order of position.
+            ops.where(mask, ops.cast(self._score(weight), "float32"), -np.inf)
+            for weight, mask in zip(weights, old, strict=True)
+        ]
+        row = ops.minimum(target, self._keep.shape[1]) - 1
+        keep = ops.take(ops.convert_to_tensor(self._keep), row, axis=1)
+        new = (
+            self._global_masks(scored, keep)
+            if self.scope == "global"
+            else [
+                self.pattern.mask(score, pruned.weight.axes, keep[i])
+                for i, (score, pruned) in enumerate(zip(scored, self.weights, strict=True))
+            ]
+        )
+        if self.scope == "global":  # one weight that is not finite spoils the common threshold
+            finite = [ops.all(ops.stack(finite))] * len(finite)
+        for p, ok in zip(reversed(list(self.masks)), reversed(finite), strict=True):
+            bad = ops.where(ok, bad, p)
+        new = [ops.where(ok, n, o) for ok, n, o in zip(finite, new, old, strict=True)]
+        return [*new, ops.cast(bad, "int32")]
+
+    def _global_masks(self, scored: list[Any], keep: Any) -> list[Any]:
+        """One threshold over the units of all weights."""
+        units = [
+            self.pattern.pool(score, pruned.weight.axes)
+            for score, pruned in zip(scored, self.weights, strict=True)
+        ]
+        flat = ops.concatenate([ops.reshape(unit, (-1,)) for unit in units])
+        kept, start, masks = keep_best(flat, keep[0]), 0, []
+        for unit, pruned in zip(units, self.weights, strict=True):
+            size = int(np.prod(unit.shape))
+            part = ops.reshape(kept[start : start + size], unit.shape)
+            masks.append(self.pattern.spread(part, pruned.weight.shape, pruned.weight.axes))
+            start += size
+        return masks
+
+    def _keep_tables(self) -> np.ndarray:
+        """Units kept after each update: int32 `(weights, updates)`, one row for a global scope."""
+        shares = self.schedule.table()
+        units = [self.pattern.units(p.weight.shape, p.weight.axes) for p in self.weights]
+        if self.scope == "global":
+            return np.array([[round(sum(units) * (1.0 - s)) for s in shares]], "int32")
+        rows = [
+            [
+                self.pattern.kept_units(p.weight.shape, p.weight.axes, self._scaled(s, p))
+                for s in shares
+            ]
+            for p in self.weights
+        ]
+        return np.array(rows, "int32").reshape(len(rows), len(shares))
+
+    def _scaled(self, sparsity: float, pruned: PrunedWeight) -> float:
+        """The schedule's sparsity on the way to a weight's own target; exact at the end."""
+        final = self.schedule.final
+        if sparsity == final or final == 0.0:
+            return pruned.target
+        return min(sparsity * (pruned.target / final), np.nextafter(1.0, 0.0))
+
+    def _check_variables(self, count: int) -> None:
+        for pruned in self.weights:
+            weight = pruned.weight
+            variable = self._variables.get(weight.index)
+            if variable is None or tuple(variable.shape) != tuple(weight.shape):
+                has = "no such variable" if variable is None else f"shape {tuple(variable.shape)}"
+                raise SenteiError(
+                    f"The pruning rule expects {weight.path}, of shape {weight.shape}, as "
+                    f"trainable variable {weight.index} of {count}, but the optimizer was given {has}. "
+                    "Layers were frozen or changed since the rule was made: make it again, on the "
+                    "model as it is now."
+                )
+
+
+def not_finite(path: str) -> SenteiError:
+    """The error for a weight with NaN or infinite values."""
+    return SenteiError(
+        f"{path} holds values that are not finite (NaN or infinite), so its weights cannot be "
+        "ranked for pruning. Lower the learning rate, clip gradients, or start from a sound "
+        "checkpoint."
+    )
+
+
+def _masked(value: Any, mask: Any) -> Any:
+    # Not value * mask: that would keep NaN, and turn pruned negative weights into -0.0.
+    return ops.where(mask, value, ops.zeros_like(value))
+
+
+def _pruned_weight(saved: dict[str, Any]) -> PrunedWeight:
+    weight = dict(saved["weight"])
+    axes = Axes(**{name: tuple(value) for name, value in weight.pop("axes").items()})
+    shape = tuple(weight.pop("shape"))
+    return PrunedWeight(Weight(**weight, shape=shape, axes=axes), saved["target"])
