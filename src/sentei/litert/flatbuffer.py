@@ -6,6 +6,7 @@ against what it points at. What `load` returns can be read without further care.
 """
 
 import os
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ def _enumeration(kind: type) -> dict[int, str]:
 
 
 _TYPE_NAMES = {value: name.lower() for value, name in _enumeration(schema.TensorType).items()}
+_SUBGRAPHS_FIELD = 2  # version, operator_codes, subgraphs: fields are numbered from 0 in the schema
 _OPERATOR_NAMES = _enumeration(schema.BuiltinOperator)
 
 
@@ -262,6 +264,8 @@ def parse(content: bytes, name: str = "the model") -> FlatModel:
 
 def _verify(content: bytes) -> None:
     """Lets the runtime check that every offset in the file points inside the file."""
+    if not _counts_graphs(content):
+        raise CorruptFile("it holds no graph")
     try:
         Interpreter(
             model_content=content,
@@ -273,16 +277,36 @@ def _verify(content: bytes) -> None:
             raise CorruptFile("its offsets point outside the file") from None
 
 
+def _counts_graphs(content: bytes) -> int:
+    """The length of the root table's `subgraphs`, 0 when there is none.
+
+    Read by hand because the runtime's loader, sound otherwise, dereferences a null pointer (and
+    takes the process down) when this one field is absent.
+    """
+    try:
+        (root,) = struct.unpack_from("<I", content, 0)
+        (distance,) = struct.unpack_from("<i", content, root)
+        table = root - distance
+        (table_size,) = struct.unpack_from("<H", content, max(table, 0))
+        slot = 4 + 2 * _SUBGRAPHS_FIELD
+        if table < 0 or table_size < slot + 2:
+            return 0
+        (field,) = struct.unpack_from("<H", content, table + slot)
+        if field == 0:
+            return 0
+        (vector,) = struct.unpack_from("<I", content, root + field)
+        return int(struct.unpack_from("<I", content, root + field + vector)[0])
+    except struct.error:
+        return 0
+
+
 def _build(content: bytes) -> FlatModel:
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    if not model.subgraphs:
-        raise CorruptFile("it holds no graph")
-    if not model.buffers:
-        raise CorruptFile("it holds no buffers")
-    for index, buffer in enumerate(model.buffers):
+    buffers = model.buffers or []
+    for index, buffer in enumerate(buffers):
         _resolve(buffer, index, content)
     names = [_operator_name(code) for code in model.operatorCodes or ()]
-    subgraphs = tuple(_subgraph(graph, names, model.buffers) for graph in model.subgraphs)
+    subgraphs = tuple(_subgraph(graph, names, buffers) for graph in model.subgraphs)
     signatures = tuple(_signature(item, subgraphs) for item in model.signatureDefs or ())
     return FlatModel(subgraphs, signatures, len(content), model)
 
@@ -399,9 +423,15 @@ def _signature(item: schema.SignatureDefT, subgraphs: Sequence[Subgraph]) -> Sig
         {_text(entry.name): int(entry.tensorIndex) for entry in entries or ()}
         for entries in (item.inputs, item.outputs)
     )
-    count = len(subgraphs[item.subgraphIndex].tensors)
-    _check_indices(tuple(inputs.values()) + tuple(outputs.values()), count)
-    return Signature(_text(item.signatureKey), int(item.subgraphIndex), inputs, outputs)
+    key, graph = _text(item.signatureKey), subgraphs[item.subgraphIndex]
+    sides = (("input", inputs, graph.inputs), ("output", outputs, graph.outputs))
+    for side, names, indices in sides:
+        for name, index in names.items():
+            if index not in indices:
+                raise CorruptFile(
+                    f"signature {key!r} gives its {side} {name!r} a tensor that is none"
+                )
+    return Signature(key, int(item.subgraphIndex), inputs, outputs)
 
 
 def _operator_name(code: schema.OperatorCodeT) -> str:
@@ -425,7 +455,10 @@ def _integers(values: Any) -> tuple[int, ...]:
 
 
 def _text(value: bytes | None) -> str:
-    return "" if value is None else value.decode("utf-8", "replace")
+    try:
+        return "" if value is None else value.decode()
+    except UnicodeDecodeError:
+        raise CorruptFile(f"the name {value!r} is not UTF-8 text") from None
 
 
 def _unpack(packed: np.ndarray, bits: int, signed: bool) -> np.ndarray:

@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ _RESOLVERS = {
     "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     "reference": OpResolverType.BUILTIN_REF,
 }
-_stderr_lock = threading.Lock()
+_stderr_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,14 @@ class Port:
 
     def __str__(self) -> str:
         grid = "" if self.scale is None else f", scale {self.scale:g}, zero point {self.zero_point}"
-        return f"{self.name!r}: {self.dtype} {list(self.shape)}{grid}"
+        return f"{self.name!r} ({self.dtype} {list(self.shape)}{grid})"
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Turns real numbers into what the runtime takes.
 
-        Values that already have the port's own integer type pass as they are; everything else is
-        read as real numbers and put on the port's grid: `round(values / scale) + zero_point`.
+        Values that already have the port's own type pass as they are (so integers of a quantized
+        input may be given raw); everything else is read as real numbers and, when the port is
+        quantized, put on its grid: `round(values / scale) + zero_point`, clipped.
 
         Args:
             values: Array of any shape.
@@ -59,27 +60,28 @@ class Port:
             Array of the same shape and of type `dtype`.
 
         Raises:
-            SenteiError: The values cannot be given as `dtype` (real numbers for an integer input
-                without a scale, or integers out of its range).
+            SenteiError: The values are not numbers, or cannot be given as `dtype` (NaN on a grid,
+                fractions or too large integers for an integer input).
         """
         if values.dtype == self.dtype:
             return values
-        if values.dtype.kind not in "fiub" and values.dtype.name != "bfloat16":
-            raise SenteiError(f"Input {self.name!r} expects numbers; received {values.dtype}.")
+        if not np.can_cast(values.dtype, np.complex128) or values.dtype.kind == "c":
+            raise SenteiError(f"Input {self} expects real numbers; received {values.dtype}.")
+        if self.dtype.kind not in "iu":
+            return values.astype(self.dtype)
+        limits = np.iinfo(self.dtype)
         if self.scale is not None:
-            limits = np.iinfo(self.dtype)
             grid = np.rint(values.astype(np.float64) / self.scale) + self.zero_point
+            if np.isnan(grid).any():
+                raise SenteiError(f"Input {self} cannot take NaN; the array given holds some.")
             return np.clip(grid, limits.min, limits.max).astype(self.dtype)
-        if self.dtype.kind in "iu":
-            limits = np.iinfo(self.dtype)
-            whole = values.dtype.kind in "iub"
-            if not whole or (
-                values.size and not limits.min <= values.min() <= values.max() <= limits.max
-            ):
-                raise SenteiError(
-                    f"Input {self.name!r} expects integers of type {self.dtype}; received "
-                    f"{values.dtype} values that do not fit. Convert them first."
-                )
+        integers = values.dtype.kind in "iub"
+        fits = integers and ((values >= limits.min) & (values <= limits.max)).all()
+        if not fits:
+            raise SenteiError(
+                f"Input {self} expects integers from {limits.min} to {limits.max}; received "
+                f"{values.dtype} values that do not fit. Convert them first."
+            )
         return values.astype(self.dtype)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
@@ -100,9 +102,13 @@ class Runner:
     """A `.tflite` file ready to run.
 
     Invariants:
-        `inputs` keeps the order of the graph's inputs, so a list of arrays is matched by position;
-        what `__call__` returns has the keys of `outputs`;
-        a run never depends on the one before: variables are reset.
+        `inputs` has the order of the graph's inputs, so a list of arrays is matched by position;
+        what a call returns has the keys of `outputs`;
+        a run never depends on the one before: the file's variables are reset.
+
+    Example:
+        >>> runner = Runner("model.tflite")  # doctest: +SKIP
+        >>> runner(images)["scores"].argmax(-1)  # doctest: +SKIP
     """
 
     def __init__(
@@ -120,7 +126,7 @@ class Runner:
             threads: Threads of the runtime, at least 1.
             kernels: `"xnnpack"` as on devices, `"builtin"` for the runtime's own optimized kernels,
                 `"reference"` for its plain ones.
-            signature: Which signature to run; the only or first one of the main graph by default.
+            signature: Which signature of the main graph to run; the first one by default.
 
         Raises:
             CorruptFile: The file is missing or damaged.
@@ -135,41 +141,25 @@ class Runner:
         content = model if isinstance(model, bytes) else flatbuffer.read_bytes(model)
         self.model = flatbuffer.parse(content, self.name)
         chosen = self._choose(signature)
-        graph = self.model.subgraphs[0]
-        self._stateful = any(tensor.is_variable for tensor in graph.tensors)
-        try:
-            with quiet():
-                self._interpreter = Interpreter(
-                    model_content=content,
-                    num_threads=threads,
-                    experimental_op_resolver_type=_RESOLVERS[kernels],
-                )
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise UnsupportedModel(f"The runtime refuses {self.name}: {_one_line(error)}") from None
-        self._input_details = self._interpreter.get_input_details()
-        self._output_details = self._interpreter.get_output_details()
-        input_names = {index: name for name, index in chosen.inputs.items()} if chosen else {}
-        output_names = chosen.outputs if chosen else _unique_names(self._output_details)
-        self.inputs = {
-            port.name: port
-            for port in (
-                _port(detail, input_names.get(detail["index"], detail["name"]))
-                for detail in self._input_details
+        with self._runtime("refuses"), quiet():
+            self._interpreter = Interpreter(
+                model_content=content,
+                num_threads=threads,
+                experimental_op_resolver_type=_RESOLVERS[kernels],
             )
-        }
-        by_index = {detail["index"]: detail for detail in self._output_details}
-        self._output_index = output_names
-        self.outputs = {name: _port(by_index[i], name) for name, i in output_names.items()}
-
-    def _choose(self, key: str | None) -> flatbuffer.Signature | None:
-        candidates = [item for item in self.model.signatures if item.subgraph == 0]
-        if key is not None:
-            candidates = [item for item in candidates if item.key == key]
-            if not candidates:
-                known = [item.key for item in self.model.signatures if item.subgraph == 0]
-                raise SenteiError(f"{self.name} has no signature {key!r}; it has {known}.")
-        return candidates[0] if candidates else None
+            self._interpreter.allocate_tensors()
+            self._details = self._interpreter.get_input_details()
+            results = self._interpreter.get_output_details()
+        taken = {index: name for name, index in chosen.inputs.items()} if chosen else {}
+        names = _distinct(taken.get(detail["index"], detail["name"]) for detail in self._details)
+        self.inputs = {n: _port(d, n) for n, d in zip(names, self._details, strict=True)}
+        by_index = {int(detail["index"]): detail for detail in results}
+        given = chosen.outputs if chosen else {}
+        if not given:
+            given = dict(zip(_distinct(d["name"] for d in results), by_index, strict=False))
+        self._output_indices = given
+        self.outputs = {name: _port(by_index[index], name) for name, index in given.items()}
+        self._stateful = any(tensor.is_variable for tensor in self.model.tensors())
 
     def __call__(
         self,
@@ -180,7 +170,8 @@ class Runner:
         """Runs the file on a batch of any size.
 
         A file with an open batch dimension is resized to the batch; a file with a fixed one is run
-        as often as needed (the last round filled up with zeros that are cut off again).
+        as often as needed (its last round filled up with zeros that are cut off again): resizing it
+        would leave behind shapes that the exporter wrote into its operators.
 
         Args:
             inputs: One array, a list in the order of `inputs`, or a dict by name.
@@ -194,109 +185,114 @@ class Runner:
             UnsupportedModel: The runtime fails; the message holds its words.
         """
         arrays = self._match(inputs)
-        batch = self._batch(arrays)
-        if batch is None:
-            self.set(arrays)
-            self.invoke()
-            return self.get(raw=raw)
-        return self._run_in_rounds(arrays, *batch, raw=raw)
+        batch = self._rounds(arrays)
+        if batch is not None:
+            return self._run_in_rounds(arrays, *batch, raw=raw)
+        self.set(arrays)
+        self.invoke()
+        return self.get(raw=raw)
 
     def set(self, inputs: Mapping[str, np.ndarray]) -> None:
-        """Copies inputs into the runtime, resizing open dimensions; shapes must otherwise fit."""
-        resized = False
-        for detail, name in zip(self._input_details, self.inputs, strict=True):
-            shape = inputs[name].shape
-            if tuple(detail["shape"]) != shape:
-                self._interpreter.resize_tensor_input(detail["index"], shape, strict=True)
-                resized = True
-        try:
+        """Copies inputs by name into the runtime, resizing open dimensions where needed."""
+        values = {name: port.encode(inputs[name]) for name, port in self.inputs.items()}
+        resized = [
+            (detail["index"], value.shape)
+            for detail, value in zip(self._details, values.values(), strict=True)
+            if tuple(detail["shape"]) != value.shape
+        ]
+        with self._runtime("refuses the inputs of"):
             if resized:
                 with quiet():
+                    for index, shape in resized:
+                        self._interpreter.resize_tensor_input(index, shape, strict=True)
                     self._interpreter.allocate_tensors()
-                self._input_details = self._interpreter.get_input_details()
-            for detail, (name, port) in zip(self._input_details, self.inputs.items(), strict=True):
-                value = np.ascontiguousarray(port.encode(inputs[name]))
-                self._interpreter.set_tensor(detail["index"], value)
-        except (ValueError, RuntimeError) as error:
-            if isinstance(error, SenteiError):
-                raise
-            raise UnsupportedModel(f"The runtime refuses {self.name}: {_one_line(error)}") from None
+                self._details = self._interpreter.get_input_details()
+            for detail, value in zip(self._details, values.values(), strict=True):
+                self._interpreter.set_tensor(detail["index"], np.ascontiguousarray(value))
 
     def invoke(self) -> None:
         """Computes the outputs of the inputs that were `set`."""
-        if self._stateful:
-            self._interpreter.reset_all_variables()
-        try:
+        with self._runtime("fails to run"):
+            if self._stateful:
+                self._interpreter.reset_all_variables()
             self._interpreter.invoke()
-        except (ValueError, RuntimeError) as error:
-            raise UnsupportedModel(f"{self.name} fails to run: {_one_line(error)}") from None
 
     def get(self, *, raw: bool = False) -> dict[str, np.ndarray]:
         """Copies the outputs out of the runtime, as real numbers unless `raw`."""
-        values = {name: self._interpreter.get_tensor(i) for name, i in self._output_index.items()}
+        with self._runtime("computes no output of"):
+            values = {n: self._interpreter.get_tensor(i) for n, i in self._output_indices.items()}
         return values if raw else {name: self.outputs[name].decode(v) for name, v in values.items()}
 
+    @contextlib.contextmanager
+    def _runtime(self, does: str) -> Iterator[None]:
+        """Turns the runtime's exceptions into ours, on one line."""
+        try:
+            yield
+        except (ValueError, RuntimeError, MemoryError) as error:
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise UnsupportedModel(f"The runtime {does} {self.name}: {words}") from None
+
+    def _choose(self, key: str | None) -> flatbuffer.Signature | None:
+        main = [item for item in self.model.signatures if item.subgraph == 0]
+        chosen = [item for item in main if key in (None, item.key)]
+        if key is not None and not chosen:
+            known = [item.key for item in main]
+            raise SenteiError(f"{self.name} has no signature {key!r} of its main graph: {known}.")
+        return chosen[0] if chosen else None
+
     def _match(self, inputs: Any) -> dict[str, np.ndarray]:
+        """The arrays by name, their shapes checked except for the batch."""
         if isinstance(inputs, Mapping):
             if set(inputs) != set(self.inputs):
                 raise SenteiError(
                     f"{self.name} expects the inputs {sorted(self.inputs)}; "
                     f"received {sorted(inputs)}."
                 )
-            return {name: np.asarray(inputs[name]) for name in self.inputs}
-        given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+            given = [inputs[name] for name in self.inputs]
+        else:
+            given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
         if len(given) != len(self.inputs):
             raise SenteiError(
                 f"{self.name} expects {len(self.inputs)} inputs {list(self.inputs)}; "
                 f"received {len(given)}."
             )
-        return {name: np.asarray(value) for name, value in zip(self.inputs, given, strict=True)}
-
-    def _batch(self, arrays: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
-        """None when every array fits as it is, else (samples given, samples a run takes)."""
-        wanted: set[tuple[int, int]] = set()
-        fits = True
+        arrays = {name: np.asarray(value) for name, value in zip(self.inputs, given, strict=True)}
         for name, port in self.inputs.items():
-            shape = arrays[name].shape
-            same_rank = len(shape) == len(port.shape)
-            pairs = list(zip(shape, port.shape, strict=True)) if same_rank else []
-            good = [want in (-1, have) for have, want in pairs]
-            if not same_rank or not all(good[1:]):
-                raise SenteiError(f"Input {port} does not fit an array of shape {list(shape)}.")
-            if good:
-                wanted.add(pairs[0])
-                fits = fits and good[0]
-        if fits:
+            have = arrays[name].shape
+            pairs = list(zip(have, port.shape, strict=False))
+            if len(have) != len(port.shape) or any(want not in (-1, n) for n, want in pairs[1:]):
+                raise SenteiError(f"Input {port} does not fit an array of shape {list(have)}.")
+            if 0 in have:
+                raise SenteiError(f"Input {port} got an empty array of shape {list(have)}.")
+        return arrays
+
+    def _rounds(self, arrays: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
+        """None when one run does, else (samples given, samples a run takes)."""
+        ports = [port for port in self.inputs.values() if port.shape]
+        if all(port.shape[0] in (-1, arrays[port.name].shape[0]) for port in ports):
             return None
-        if len(wanted) != 1:
-            raise SenteiError(
-                f"The inputs of {self.name} have different batch sizes: "
-                f"{ {name: list(array.shape) for name, array in arrays.items()} }."
-            )
-        return wanted.pop()
+        samples = {arrays[port.name].shape[0] for port in ports}
+        steps = {port.shape[0] for port in ports} - {-1}
+        if len(samples) > 1 or len(steps) > 1 or 0 in steps or len(ports) < len(self.inputs):
+            shapes = {name: list(array.shape) for name, array in arrays.items()}
+            expected = {name: list(port.shape) for name, port in self.inputs.items()}
+            raise SenteiError(f"{self.name} expects the shapes {expected}; received {shapes}.")
+        return samples.pop(), steps.pop()
 
     def _run_in_rounds(
         self, arrays: Mapping[str, np.ndarray], samples: int, step: int, *, raw: bool
     ) -> dict[str, np.ndarray]:
-        rounds: list[dict[str, np.ndarray]] = []
+        rounds = []
         for start in range(0, samples, step):
             part = {name: array[start : start + step] for name, array in arrays.items()}
-            missing = start + step - samples
-            if missing > 0:
-                part = {
-                    name: np.concatenate(
-                        [array, np.zeros((missing, *array.shape[1:]), array.dtype)]
-                    )
-                    for name, array in part.items()
-                }
-            self.set(part)
+            self.set({name: _fill(array, step) for name, array in part.items()})
             self.invoke()
             rounds.append(self.get(raw=raw))
             for name, value in rounds[-1].items():
-                if value.ndim == 0 or value.shape[0] != step:
+                if value.shape[:1] != (step,):
                     raise SenteiError(
-                        f"Output {name!r} of {self.name} has shape {list(value.shape)}, which "
-                        f"has no batch of {step}; give exactly {step} samples."
+                        f"Output {name!r} of {self.name} has the shape {list(value.shape)}, "
+                        f"not one row per sample: give exactly {step} samples, received {samples}."
                     )
         return {name: np.concatenate([r[name] for r in rounds])[:samples] for name in self.outputs}
 
@@ -306,11 +302,12 @@ def quiet() -> Iterator[None]:
     """Holds back the runtime's chatter ("INFO: Created TensorFlow Lite XNNPACK delegate ...").
 
     The C++ logger writes to file descriptor 2 and has no switch in Python, so the descriptor is
-    pointed at a temporary file for as long as the runtime is being set up; lines that are not mere
-    information are passed on afterwards. Other threads' writes to it in that moment come later.
+    pointed at a temporary file for as long as the runtime is being set up; lines that are more than
+    information are passed on afterwards, and so is what another thread wrote meanwhile.
     """
     with _stderr_lock, tempfile.TemporaryFile() as log:
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.flush()
         saved = os.dup(2)
         os.dup2(log.fileno(), 2)
         try:
@@ -324,24 +321,33 @@ def quiet() -> Iterator[None]:
                 os.write(2, b"".join(kept))
 
 
-def _port(detail: dict[str, Any], name: str) -> Port:
-    scales = detail["quantization_parameters"]["scales"]
+def _port(detail: Mapping[str, Any], name: str) -> Port:
+    grid = detail["quantization_parameters"]
     dtype = np.dtype(detail["dtype"])
-    quantized = len(scales) == 1 and dtype.kind in "iu"
+    quantized = len(grid["scales"]) == 1 and grid["scales"][0] > 0 and dtype.kind in "iu"
     signature = detail["shape_signature"]
     shape = signature if len(signature) == len(detail["shape"]) else detail["shape"]
     return Port(
         name=name,
-        shape=tuple(int(size) for size in shape),
+        shape=tuple(max(int(size), -1) for size in shape),
         dtype=dtype,
-        scale=float(scales[0]) if quantized else None,
-        zero_point=int(detail["quantization_parameters"]["zero_points"][0]) if quantized else 0,
+        scale=float(grid["scales"][0]) if quantized else None,
+        zero_point=int(grid["zero_points"][0]) if quantized else 0,
     )
 
 
-def _unique_names(details: Sequence[dict[str, Any]]) -> dict[str, int]:
-    return {detail["name"]: int(detail["index"]) for detail in details}
+def _distinct(names: Iterable[str]) -> list[str]:
+    """Names a dict can hold: repeated ones get a number."""
+    result: list[str] = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate in result:
+            candidate, number = f"{name}_{number}", number + 1
+        result.append(candidate)
+    return result
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _fill(array: np.ndarray, step: int) -> np.ndarray:
+    """Appends rows of zeros up to `step` rows."""
+    missing = step - array.shape[0]
+    return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)]) if missing else array
