@@ -14,7 +14,7 @@ _HOME = {
     "prune": "sentei.sparsity.prune",
     "strip": "sentei.core.install",
     "export": "sentei.litert.export",
-    "benchmark": "sentei.litert.runtime",
+    "benchmark": "sentei.litert.benchmarking",
     "inspect": "sentei.litert.inspect",
 }
 _ROOMS = ("core", "sparsity", "litert")
@@ -38,7 +38,7 @@ def __dir__() -> list[str]:
 
 
 def _is_command_line() -> bool:
-    _, first, second, *_ = [*getattr(sys, "orig_argv", ()), "", "", ""]
+    first, second = [*sys.orig_argv, "", "", ""][1:3]
     as_module = first == "-m" and second.split(".")[0] == "sentei"
     return as_module or os.path.basename(first) in ("sentei", "sentei.exe")
 

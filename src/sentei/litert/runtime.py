@@ -32,6 +32,7 @@ class Port:
         name: Its name in the signature, or the tensor's name in a file without signatures.
         shape: The shape, with -1 where the file leaves a dimension open.
         dtype: The numpy type the runtime takes or gives.
+        index: Its tensor's place in the graph.
         scale: The quantization scale, or None when the values are not quantized.
         zero_point: The integer that stands for zero (0 when not quantized).
     """
@@ -39,6 +40,7 @@ class Port:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    index: int
     scale: float | None = None
     zero_point: int = 0
 
@@ -184,7 +186,7 @@ class Runner:
             SenteiError: An input is missing, unknown, or of a shape or type that does not fit.
             UnsupportedModel: The runtime fails; the message holds its words.
         """
-        arrays = self._match(inputs)
+        arrays = self.match(inputs)
         batch = self._rounds(arrays)
         if batch is not None:
             return self._run_in_rounds(arrays, *batch, raw=raw)
@@ -240,8 +242,18 @@ class Runner:
             raise SenteiError(f"{self.name} has no signature {key!r} of its main graph: {known}.")
         return chosen[0] if chosen else None
 
-    def _match(self, inputs: Any) -> dict[str, np.ndarray]:
-        """The arrays by name, their shapes checked except for the batch."""
+    def match(self, inputs: Any) -> dict[str, np.ndarray]:
+        """Sorts inputs by name and checks their shapes, except for the batch.
+
+        Args:
+            inputs: As for a call.
+
+        Returns:
+            The arrays in the order of `inputs`.
+
+        Raises:
+            SenteiError: An input is missing, unknown, or of a shape that does not fit.
+        """
         if isinstance(inputs, Mapping):
             if set(inputs) != set(self.inputs):
                 raise SenteiError(
@@ -331,6 +343,7 @@ def _port(detail: Mapping[str, Any], name: str) -> Port:
         name=name,
         shape=tuple(max(int(size), -1) for size in shape),
         dtype=dtype,
+        index=int(detail["index"]),
         scale=float(grid["scales"][0]) if quantized else None,
         zero_point=int(grid["zero_points"][0]) if quantized else 0,
     )
