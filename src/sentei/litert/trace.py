@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +12,15 @@ import jax
 import keras
 import numpy as np
 
+from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
+from sentei.core.select import sublayers
+from sentei.litert.precision import full_precision
+from sentei.litert.signature import Signature, TensorSpec, name_outputs
 
-@dataclass(frozen=True)
-class Port:
-    """One named input or output of a graph.
-
-    Attributes:
-        name: The name in the file's signature.
-        shape: The shape, batch first; `None` where the size is left open.
-        dtype: The dtype's name, such as `"float32"`.
-    """
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
+try:
+    from sentei.litert.rewrite_not_yet import rewritten
+except ImportError:
+    from contextlib import nullcontext as rewritten
 
 
 @dataclass(frozen=True)
@@ -36,47 +33,151 @@ class Graph:
     Attributes:
         stablehlo: The module as MLIR text. The weights are arguments, so it stays small.
         weights: The weights' values.
-        inputs: The ports of the inputs.
-        outputs: The ports of the outputs.
+        inputs: The specs of the inputs.
+        outputs: The specs of the outputs.
+        layers: The names of all layers of the model, which the text's locations mention.
     """
 
     stablehlo: str
     weights: tuple[np.ndarray, ...]
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layers: frozenset[str]
 
 
-def trace(model: keras.Model, batch_size: int = 1) -> Graph:
-    """Traces a built model at inference.
+def trace(model: Any, signature: Signature) -> Graph:
+    """Traces a built model at inference, in float32, as the converter can take it.
 
     Args:
-        model: The model.
-        batch_size: The size of the first axis of every input.
+        model: The model, on the JAX backend.
+        signature: What it is called with, with a fixed batch size.
 
     Returns:
         The graph.
+
+    Raises:
+        UnsupportedModel: A layer cannot be exported; the message names it and the reason.
+        ExportError: The model's own code fails while it is traced.
+    """
+    with _plain_errors(model), full_precision(model), rewritten(model):
+        forward, weights, names = _forward(model, signature)
+        stage = jax.jit(forward, keep_unused=True).trace(weights, _specs(signature.inputs))
+        outputs = tuple(
+            TensorSpec(name, tuple(out.shape), np.dtype(out.dtype).name)
+            for name, out in zip(names, stage.out_info, strict=True)
+        )
+        # The converter knows what CPUs run; lowered for a GPU the graph may hold its own calls.
+        lowered = stage.lower(lowering_platforms=("cpu",))
+        return Graph(
+            stablehlo=lowered.as_text(debug_info=True),
+            weights=tuple(np.asarray(weight) for weight in weights),
+            inputs=signature.inputs,
+            outputs=outputs,
+            layers=frozenset(layer.name for layer, _ in sublayers(model)),
+        )
+
+
+def compiled(
+    model: Any, signature: Signature
+) -> Callable[[Sequence[np.ndarray]], dict[str, np.ndarray]]:
+    """Compiles the model as it is, not rewritten, for the comparison with the file.
+
+    Args:
+        model: The model, on the JAX backend.
+        signature: What it is called with, with a fixed batch size.
+
+    Returns:
+        A function from one array per input to the outputs by name.
+
+    Raises:
+        ExportError: The model's own code fails while it is traced.
+    """
+    cpu = jax.devices("cpu")[0]
+    with _plain_errors(model), full_precision(model), jax.default_device(cpu):
+        forward, weights, names = _forward(model, signature)
+        arrays = [np.asarray(weight) for weight in weights]
+        program = jax.jit(forward).lower(arrays, _specs(signature.inputs)).compile()
+
+    def run(inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        results = program(arrays, list(inputs))
+        return {name: np.asarray(value) for name, value in zip(names, results, strict=True)}
+
+    return run
+
+
+def _forward(
+    model: Any, signature: Signature
+) -> tuple[Callable[..., list[Any]], list[Any], list[str]]:
+    """The model as a pure function of its weights and inputs; the weights' values; output names.
+
+    The names are known, and filled in, once the function has been traced.
     """
     variables = list(model.variables)
-    names = [tensor.name for tensor in keras.tree.flatten(model.inputs)]
-    structure = model.input
+    names: list[str] = []
 
-    def run(weights: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-        with keras.StatelessScope(list(zip(variables, weights, strict=True))):
-            outputs = model(keras.tree.pack_sequence_as(structure, inputs), training=False)
-        return keras.tree.flatten(outputs)
+    def forward(weights: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+        scope = keras.StatelessScope(list(zip(variables, weights, strict=True)))
+        before = dict(scope.state_mapping)
+        with scope:
+            result = signature.call(model, inputs)
+        _refuse_state(model, variables, before, scope.state_mapping)
+        names[:] = name_outputs(model, result)
+        return keras.tree.flatten(result)
 
-    specs = [
-        jax.ShapeDtypeStruct((batch_size, *tensor.shape[1:]), tensor.dtype)
-        for tensor in keras.tree.flatten(model.inputs)
-    ]
-    weights = [np.asarray(variable.value) for variable in variables]
-    lowered = jax.jit(run, keep_unused=True).lower(weights, specs)
-    inputs = tuple(
-        Port(name, tuple(spec.shape), spec.dtype.name)
-        for name, spec in zip(names, specs, strict=True)
+    return forward, [variable.value for variable in variables], names
+
+
+def _refuse_state(
+    model: Any, variables: Sequence[Any], before: dict[int, Any], after: dict[int, Any]
+) -> None:
+    """A file computes the same at every call; a model that moves its variables does not."""
+    moved = {key for key, value in after.items() if before.get(key) is not value}
+    if not moved:
+        return
+    paths = [variable.path for variable in variables if id(variable) in moved]
+    what = ", ".join(map(repr, paths)) or "the state of a stateful layer"
+    raise UnsupportedModel(
+        f"Model {model.name!r} changes {what} when it is called at inference: it draws random "
+        "numbers or keeps state from call to call, which the exported graph cannot. Do so only "
+        "when `training` is true, or build the model without it (stateful=False)."
     )
-    outputs = tuple(
-        Port(f"output_{i}", tuple(out.shape), out.dtype.name)
-        for i, out in enumerate(lowered.out_info)
-    )
-    return Graph(lowered.as_text(debug_info=True), tuple(weights), inputs, outputs)
+
+
+def _specs(inputs: Sequence[TensorSpec]) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in inputs]
+
+
+@contextmanager
+def _plain_errors(model: Any) -> Iterator[None]:
+    """32-bit tracing in which an error of the model's own code becomes one clear sentence."""
+    filtering = keras.config.is_traceback_filtering_enabled()
+    # Keras' filter wraps tracer errors in ways that hide them ("no attribute '_error_repr'").
+    keras.config.disable_traceback_filtering()
+    try:
+        with jax.enable_x64(False), jax.default_matmul_precision("highest"):
+            yield
+    except SenteiError:
+        raise
+    except Exception as error:
+        where = _innermost_layer(error) or f"model {model.name!r}"
+        raise ExportError(
+            f"Tracing {where} failed: {type(error).__name__}: {_first_lines(error)}"
+        ) from None
+    finally:
+        if filtering:
+            keras.config.enable_traceback_filtering()
+
+
+def _innermost_layer(error: BaseException) -> str | None:
+    """Names the layer in whose `call` an error arose."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.Layer) and frame.f_code.co_name == "call":
+            found = f"layer {owner.name!r} ({type(owner).__name__})"
+    return found
+
+
+def _first_lines(error: BaseException, limit: int = 300) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,171 @@
+"""`sentei.export`: a Keras model becomes a `.tflite` file that is proven to compute the same."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
+from sentei.core.select import require_built
+from sentei.litert.exporting_report import ExportReport
+from sentei.litert.lower import Lowered, lower
+from sentei.litert.runtime import Runner
+from sentei.litert.samples import given_samples, random_samples
+from sentei.litert.signature import Signature, signature_of
+from sentei.litert.verify import Verification, compare, predictions
+
+# Batch sizes at which a file with an open batch axis is verified.
+_TRIED_BATCHES = (1, 3)
+
+
+def export(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    signature: Any = None,
+    batch_size: int | None = 1,
+    verify: Any = True,
+) -> ExportReport:
+    """Writes a Keras model as a LiteRT file, without TensorFlow, and checks it against Keras.
+
+    The model is exported at inference in float32, and is left exactly as it was. On the TensorFlow
+    and PyTorch backends a saved copy is converted by a second Python process on JAX, and the file
+    is held against the model that was passed.
+
+    The file's inputs have the names of the model's inputs (the keys of a dict, the names given to
+    `keras.Input`, else `input_0`, `input_1`, ...), its outputs those of the model's outputs (keys,
+    the output layers' names, else `output_0`, ...).
+
+    Args:
+        model: A built Keras model: Sequential, Functional or subclassed, on any backend.
+        path: The file to write; its name ends in `.tflite`, its folder exists.
+        signature: What the model is called with, where it does not tell: a shape with its batch
+            axis, `(shape, dtype)`, `keras.InputSpec`, `keras.KerasTensor`, an example array, or a
+            list or dict of these.
+        batch_size: The batch size of the file, or None to leave it to whoever runs the file.
+        verify: True runs the file in the LiteRT interpreter on random inputs; samples (one array
+            per input, alone or in a list or dict by name) are run as well as random inputs; False
+            only checks that the interpreter accepts the file.
+
+    Returns:
+        What was written, how large it is, and how far it is from Keras.
+
+    Raises:
+        SenteiError: The path, the model or the signature is not fit for an export.
+        UnsupportedModel: A layer cannot be exported; the message names it and the reason.
+        ExportError: The converter or the runtime refuses the model.
+        ExportMismatch: The file does not compute what Keras computes. No file is left.
+    """
+    target = _check_path(path)
+    require_built(model)
+    _check_batch(batch_size)
+    pinned = signature_of(model, signature, batch_size)
+    lowered = lower(model, pinned)
+    with _written(target, lowered.content) as temporary:
+        start = perf_counter()
+        runner = _load(temporary, lowered)
+        verification = None
+        if verify is not False:
+            verification = _verify(model, pinned, runner, verify)
+        seconds = {**lowered.seconds, "verify": perf_counter() - start}
+    return ExportReport(
+        path=str(target),
+        bytes=len(lowered.content),
+        operators=dict(runner.model.census()),
+        dtypes=dict(runner.model.dtype_census()),
+        inputs=pinned.inputs,
+        outputs=lowered.outputs,
+        verification=verification,
+        seconds=seconds,
+    )
+
+
+def _verify(model: Any, signature: Signature, runner: Runner, given: Any) -> Verification:
+    """Runs file and model on random inputs, and on the user's if there are any."""
+    open_batch = any(spec.shape[:1] == (None,) for spec in signature.inputs)
+    checks = []
+    for size in _TRIED_BATCHES if open_batch else (None,):
+        fixed = signature if size is None else signature.with_batch(size)
+        samples = random_samples(model, fixed)
+        if given is not True and size in (1, None):
+            samples = [*given_samples(given, fixed), *samples]
+        checks.append(compare(runner, fixed.inputs, samples, predictions(model, fixed, samples)))
+    return Verification(
+        samples=sum(check.samples for check in checks),
+        absolute_error=max(check.absolute_error for check in checks),
+        relative_error=max(check.relative_error for check in checks),
+    )
+
+
+def _load(path: Path, lowered: Lowered) -> Runner:
+    """Opens the written file in the interpreter, or says which operation it does not have."""
+    try:
+        return Runner(path)
+    except UnsupportedModel as error:
+        about = ", ".join(map(str, lowered.leftovers))
+        reason = str(error).replace(str(path), "the file")
+        raise ExportError(
+            f"{reason} " + (f"It holds {about}. " if about else "") + "No file was written. "
+            "Replace these layers, or split the model before them."
+        ) from None
+
+
+def _check_path(path: str | os.PathLike[str]) -> Path:
+    try:
+        target = Path(path)
+    except TypeError:
+        raise SenteiError(
+            f"`path` must be a file name ending in .tflite. Received: {path!r} of type "
+            f"{type(path).__name__}."
+        ) from None
+    if target.is_dir():
+        raise SenteiError(f"`path` is a directory: {target}. Give a file in it: model.tflite.")
+    if target.suffix.lower() != ".tflite":
+        raise SenteiError(
+            f"`path` must end in .tflite, which runtimes go by. Received: {str(target)!r}. "
+            f"Use {target.with_suffix('.tflite').name!r}."
+            if target.name
+            else f"`path` must name a file ending in .tflite. Received: {str(path)!r}."
+        )
+    if not target.parent.is_dir():
+        raise SenteiError(
+            f"The folder {str(target.parent)!r} of `path` does not exist. Create it first."
+        )
+    return target
+
+
+def _check_batch(batch_size: Any) -> None:
+    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (whole and batch_size > 0):
+        raise SenteiError(
+            "`batch_size` must be a positive integer, or None to leave the batch open. "
+            f"Received: {batch_size!r}."
+        )
+
+
+@contextmanager
+def _written(target: Path, content: bytes) -> Iterator[Path]:
+    """Writes under a temporary name that becomes the target if all goes well, else vanishes."""
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".tmp")
+    except OSError as error:
+        raise SenteiError(f"{str(target)!r} cannot be written: {error.strerror}.") from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        yield temporary
+        # mkstemp makes files that only their owner may read; give it the usual permissions.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise SenteiError(f"{str(target)!r} cannot be written: {error.strerror}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,39 @@
+"""Computing a model in float32, whatever its dtype policies say, and leaving it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sentei.core.select import sublayers
+
+_FULL = "float32"
+
+
+@contextmanager
+def full_precision(model: Any) -> Iterator[None]:
+    """Lets every layer of a model compute in float32 for as long as the context lasts.
+
+    Only the dtype policies change: weights stay as they are stored, which is float32 under the
+    mixed policies. (A file computed in half precision could not be held against anything: the
+    runtime's kernels round elsewhere than Keras does.)
+
+    Args:
+        model: Any Keras model.
+
+    Yields:
+        Nothing.
+    """
+    changed: list[tuple[Any, Any]] = []
+    try:
+        for layer, _ in sublayers(model):
+            policy = layer.dtype_policy
+            # Keras' own quantized layers compute as their policy's source says.
+            if layer.compute_dtype != _FULL and policy.quantization_mode is None:
+                changed.append((layer, policy))
+                layer.dtype_policy = _FULL
+        yield
+    finally:
+        for layer, policy in changed:
+            layer.dtype_policy = policy
