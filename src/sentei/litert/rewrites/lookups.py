@@ -1,0 +1,76 @@
+"""Embedding tables as EMBEDDING_LOOKUP, and lookups whose places are known to lie inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sentei.litert.rewrites.graph import Rule, Run, Step, Value
+
+
+def _gather(step: Step, run: Run) -> Sequence[Any] | None:
+    table, places = step.inputs
+    if places.known is not None:
+        inside = _inside(table, places.known, step.params)
+        return [lax.gather_p.bind(table.array, places.array, **inside)] if inside else None
+    rows = _row_numbers(step, table, places)
+    return [_rows(table, rows)] if rows is not None else None
+
+
+def _inside(table: Value, places: np.ndarray, params: Any) -> dict[str, Any] | None:
+    """The parameters without the test for places outside, when all known places are inside."""
+    numbers = params["dimension_numbers"]
+    limits = [
+        table.shape[axis] - params["slice_sizes"][axis] for axis in numbers.start_index_map
+    ]
+    if np.any(places < 0) or np.any(places > limits):
+        return None
+    return {**params, "mode": lax.GatherScatterMode.PROMISE_IN_BOUNDS, "fill_value": None}
+
+
+def _row_numbers(step: Step, table: Value, places: Value) -> Value | None:
+    """What a lookup of whole rows of a table is asked for, before JAX wraps negative numbers."""
+    numbers = step.params["dimension_numbers"]
+    whole_rows = (
+        len(table.shape) == 2
+        and numbers.collapsed_slice_dims == (0,)
+        and numbers.start_index_map == (0,)
+        and tuple(step.params["slice_sizes"]) == (1, table.shape[1])
+        and numbers.offset_dims == (len(step.shapes[0]) - 1,)
+    )
+    # Only a weight is a table: rows of an activation are picked by GATHER_ND.
+    if not whole_rows or table.step is not None or not table.floating:
+        return None
+    spread = places.made_by("broadcast_in_dim") or places.made_by("reshape")
+    if spread is None or places.shape != (*spread.inputs[0].shape, 1):
+        return None
+    return _unwrapped(spread.inputs[0])
+
+
+def _unwrapped(rows: Value) -> Value | None:
+    """The numbers before `select(i < 0, i + length, i)`."""
+    choice = rows.made_by("select_n")
+    negative = choice.inputs[0].made_by("lt") if choice is not None else None
+    if choice is None or negative is None or negative.inputs[1].scalar() != 0:
+        return None
+    return negative.inputs[0] if negative.inputs[0] is choice.inputs[1] else None
+
+
+def _rows(table: Value, rows: Value) -> Any:
+    """Rows of a table.
+
+    LiteRT stops with an error at a row that the table lacks, where Keras on JAX gives NaN.
+    """
+    flat = rows.array.astype(jnp.int32).reshape(-1)
+    looked_up = jax.lax.composite(
+        lambda i, t, **_: t.at[i].get(mode="promise_in_bounds"), "odml.embedding_lookup"
+    )(flat, table.array)
+    return looked_up.reshape(*rows.shape, table.shape[1])
+
+
+RULES: dict[str, Rule] = {"gather": _gather}
