@@ -110,19 +110,20 @@ def _drawer(
         if size
     ]
     kind = np.dtype(spec.dtype).kind
+    shape = [size or 1 for size in spec.shape]
     scale, offset = _preprocessing(readers)
 
     def draw(generator: np.random.Generator, turn: int) -> np.ndarray:
         if kind == "b":
-            return generator.random(spec.shape) < 0.5
+            return generator.random(shape) < 0.5
         if tables:
-            return generator.integers(0, min(tables), spec.shape).astype(spec.dtype)
+            return generator.integers(0, min(tables), shape).astype(spec.dtype)
         if kind in "iu" and scale == 1.0:
             limit = 256 if spec.dtype == "uint8" else _UNKNOWN_INTEGERS
-            return generator.integers(0, limit, spec.shape).astype(spec.dtype)
-        values = generator.random(spec.shape) if turn % 2 else generator.normal(size=spec.shape)
+            return generator.integers(0, limit, shape).astype(spec.dtype)
+        values = generator.random(shape) if turn % 2 else generator.normal(size=shape)
         if kind in "iu":
-            values = np.clip((generator.random(spec.shape) - offset) / scale, 0, 255)
+            values = np.clip((generator.random(shape) - offset) / scale, 0, 255)
         elif scale != 1.0 or offset != 0.0:
             values = (values - offset) / scale
         return values.astype(spec.dtype)

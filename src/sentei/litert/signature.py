@@ -317,8 +317,8 @@ def _pin_shape(
         example = ", ".join("None" if size is None else str(size) for size in leaf.shape)
         raise SenteiError(
             f"Input {name!r} of model {model_name!r} leaves axis {axis} open: ({example}). A "
-            f".tflite file fixes every axis but the batch: pass signature={{{name!r}: (None, ...)}} "
-            "with all other sizes as numbers."
+            ".tflite file fixes every axis but the batch: pass "
+            f"signature={{{name!r}: (None, ...)}} with all other sizes as numbers."
         )
     if 0 in sizes:
         raise SenteiError(f"Input {name!r} of model {model_name!r} is empty: {list(leaf.shape)}.")
