@@ -15,12 +15,8 @@ import numpy as np
 from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
 from sentei.core.select import sublayers
 from sentei.litert.precision import full_precision
+from sentei.litert.rewrite import rewritten
 from sentei.litert.signature import Signature, TensorSpec, name_outputs
-
-try:
-    from sentei.litert.rewrite_not_yet import rewritten
-except ImportError:
-    from contextlib import nullcontext as rewritten
 
 
 @dataclass(frozen=True)
