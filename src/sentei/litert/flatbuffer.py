@@ -103,6 +103,11 @@ class Tensor:
         """Bytes of the stored constant, 0 when it is computed (sparse indices not counted)."""
         return 0 if self.buffer is None else int(self.buffer.size)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes the file holds for it: the constant and, when it is sparse, its indices."""
+        return self.nbytes + (0 if self.sparsity is None else self.sparsity.nbytes)
+
     def values(self) -> np.ndarray | None:
         """The values the file stores, flat and in its order; of a sparse tensor only those present.
 

@@ -55,6 +55,12 @@ class Sparsity:
         rank = len(self.order) - len(self.blocked)
         return tuple(self.levels[self.order.index(rank + i)].size for i in range(len(self.blocked)))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the index vectors."""
+        vectors = [v for level in self.levels for v in (level.segments, level.indices)]
+        return sum(vector.nbytes for vector in vectors if vector is not None)
+
     def __str__(self) -> str:
         kinds = ", ".join("dense" if level.is_dense else "CSR" for level in self.levels)
         block = self.block_shape()

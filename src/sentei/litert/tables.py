@@ -49,3 +49,11 @@ def count(number: int | None) -> str:
 def share(number: float | None) -> str:
     """A share as a percentage, or a dash."""
     return "–" if number is None else f"{number:.1%}"
+
+
+def shorten(name: str, width: int = 60) -> str:
+    """Cuts a long name in the middle: exporters join the names of all that they fused."""
+    if len(name) <= width:
+        return name
+    head = (width - 1) // 2
+    return f"{name[:head]}…{name[-(width - 1 - head) :]}"
