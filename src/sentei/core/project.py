@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -268,6 +268,31 @@ class Projected(keras.optimizers.Optimizer):
             [load(rule, custom_objects) for rule in config["projections"]],
             name=config["name"],
         )
+
+
+def advance(due: Any, update: Callable[..., Sequence[Any]], state: Sequence[Any]) -> list[Any]:
+    """The state after an update if one is due, the state itself if not; what a rule does rarely.
+
+    Meaning: `update(*state) if due else state`, under jit. Which construct costs nothing while no
+    update is due depends on the backend: XLA's conditional copies everything that passes through
+    it, a loop of no or one turn works in place; TensorFlow's conditional copies nothing; PyTorch
+    runs eagerly, where `ops.cond` spends 0.3 ms on walking its arguments.
+
+    Args:
+        due: boolean scalar tensor.
+        update: from the state's tensors to new ones of the same shapes and dtypes.
+        state: tensors.
+    """
+    state = list(state)
+    if keras.backend.backend() == "torch":
+        return list(update(*state)) if due else state
+    if keras.backend.backend() == "tensorflow":
+        return list(ops.cond(due, lambda: list(update(*state)), lambda: state))
+    never = ops.zeros((), "bool")
+    result = ops.while_loop(
+        lambda pending, *_: pending, lambda _, *now: (never, *update(*now)), (due, *state)
+    )
+    return list(result[1:])
 
 
 def _check_inner(inner: Any) -> None:

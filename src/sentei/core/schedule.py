@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from keras import ops
 
 from sentei.core.errors import SenteiError
+
+_NEVER = 2**31 - 1
 
 
 class Schedule:
@@ -74,6 +77,10 @@ class Schedule:
         Raises:
             SenteiError: when the curve leaves [0, 1) or is not finite.
         """
+        return self._table
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
         values = np.array([float(self.sparsity(int(step))) for step in self.updates()])
         if not np.all((values >= 0.0) & (values < 1.0)):
             bad = int(np.argmin((values >= 0.0) & (values < 1.0)))
@@ -81,6 +88,7 @@ class Schedule:
                 f"A sparsity must be at least 0 and less than 1. {self!r} gives {values[bad]} at "
                 f"step {self.updates()[bad]}."
             )
+        values.flags.writeable = False
         return values
 
     def __call__(self, step: int) -> float:
@@ -91,11 +99,27 @@ class Schedule:
     def updates_done(self, step: Any) -> Any:
         """How many updates are due by `step`: an int32 scalar tensor, usable under jit."""
         step = ops.cast(step, "int32")
-        regular = (step - self.begin_step) // self.frequency + 1
+        done = (step - self.begin_step) // self.frequency + 1
         if self.end_step is not None:
-            last = math.ceil((self.end_step - self.begin_step) / self.frequency)
-            regular = ops.where(step >= self.end_step, last + 1, ops.minimum(regular, last))
-        return ops.cast(ops.where(step < self.begin_step, 0, regular), "int32")
+            done = ops.where(
+                step >= self.end_step, self._regular + 1, ops.minimum(done, self._regular)
+            )
+        return ops.cast(ops.where(step < self.begin_step, 0, done), "int32")
+
+    def update_after(self, done: Any) -> Any:
+        """The step of the next update when `done` (at least 1) are done; int32, usable under jit.
+
+        After the last one it is a step that is never reached.
+        """
+        step = self.begin_step + ops.cast(done, "int32") * self.frequency
+        if self.end_step is not None:
+            step = ops.where(done > self._regular, _NEVER, ops.minimum(step, self.end_step))
+        return ops.cast(step, "int32")
+
+    @property
+    def _regular(self) -> int:
+        """Updates before the one at `end_step`."""
+        return math.ceil(((self.end_step or 0) - self.begin_step) / self.frequency)
 
     def plot(self, axes: Any = None) -> Any:
         """Draws curve and staircase with matplotlib and returns the axes drawn on."""

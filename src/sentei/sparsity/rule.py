@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from sentei.core.errors import SenteiError
-from sentei.core.project import Projection, Tensors
+from sentei.core.project import Projection, Tensors, advance
 from sentei.core.schedule import Schedule
 from sentei.core.select import Axes, Weight
 from sentei.sparsity import scores
@@ -44,7 +44,7 @@ class Pruning(Projection):
     Steps are counted from the moment the rule is attached (the optimizer may have a history).
 
     State, in optimizer variables: one boolean mask a weight (1 byte a value), the optimizer step
-    at which the rule was attached, the number of updates done, and the first weight that was met
+    at which the rule was attached, the one of the next update, and the first weight that was met
     with a value that is not finite.
 
     Invariants, after step n:
@@ -104,8 +104,9 @@ class Pruning(Projection):
             start = keras.initializers.Constant(value)
             return optimizer.add_variable((), start, "int32", "only_first_replica", name=name)
 
-        self._origin = counter("origin", int(ops.convert_to_numpy(optimizer.iterations)))
-        self._updates_done = counter("updates_done", 0)
+        origin = int(ops.convert_to_numpy(optimizer.iterations))
+        self._origin = counter("origin", origin)
+        self._next_update = counter("next_update", origin + self.schedule.begin_step)
         self._not_finite = counter("not_finite", -1)
         self.masks = {
             p: optimizer.add_variable(
@@ -122,23 +123,17 @@ class Pruning(Projection):
             gradients: not used by magnitude pruning.
             step: optimizer steps taken.
         """
-        done = ops.convert_to_tensor(self._updates_done)
-        target = self.schedule.updates_done(step - ops.convert_to_tensor(self._origin))
-        old = [ops.convert_to_tensor(mask) for mask in self.masks.values()]
-        bad = ops.convert_to_tensor(self._not_finite)
-        weights = [values[p] for p in self.masks]
-        *new, bad = ops.cond(
-            target > done,
-            lambda: self._updated(weights, old, target, bad),
-            lambda: [*old, bad],
-        )
-        for variable, mask in zip(self.masks.values(), new, strict=True):
-            self._optimizer.assign(variable, mask)
-        self._optimizer.assign(self._updates_done, ops.maximum(done, target))
-        self._optimizer.assign(self._not_finite, bad)
-        return {
-            p: _masked(value, mask) for p, value, mask in zip(self.masks, weights, new, strict=True)
-        }
+        variables = [*self.masks.values(), self._next_update, self._not_finite]
+        before = [ops.convert_to_tensor(variable) for variable in variables]
+        # Under the mask that stands first: that pass melts into the optimizer's own, and a step
+        # without an update has no other.
+        weights = [_masked(values[p], mask) for p, mask in zip(self.masks, before, strict=False)]
+        due = step >= before[-2]
+        after = advance(due, lambda *state: self._updated(step, *state), [*weights, *before])
+        for variable, old, new in zip(variables, before, after[len(weights) :], strict=True):
+            if new is not old:  # without a compiler, an update that is not due costs nothing
+                self._optimizer.assign(variable, new)
+        return dict(zip(self.masks, after, strict=False))
 
     def restrict(self, position: int, value: Any) -> Any:
         """The value where the mask stands, zero elsewhere."""
@@ -179,30 +174,38 @@ class Pruning(Projection):
 
     # -- an update --------------------------------------------------------------------------------
 
-    def _updated(self, weights: list[Any], old: list[Any], target: Any, bad: Any) -> list[Any]:
-        """New masks, and the first position that is not finite (its mask stays as it was)."""
-        finite = [ops.all(ops.isfinite(weight)) for weight in weights]
+    def _updated(self, step: Any, *state: Any) -> list[Any]:
+        """From weights, masks, step of the next update and first bad position to new ones."""
+        count = len(self.masks)
+        old_weights, old, bad = state[:count], state[count : 2 * count], state[-1]
+        origin = ops.convert_to_tensor(self._origin)
+        done = self.schedule.updates_done(step - origin)
+        new = self._new_masks(old_weights, old, ops.minimum(done, self._keep.shape[1]) - 1)
+        finite = [ops.all(ops.isfinite(weight)) for weight in old_weights]
+        for p, ok in zip(reversed(list(self.masks)), reversed(finite), strict=True):
+            bad = ops.where(ok, bad, p)
+        if self.scope == "global":  # one weight that is not finite spoils the common threshold
+            finite = [ops.all(ops.stack(finite))] * count
+        # A weight that cannot be ranked keeps its mask; `check` raises.
+        new = [ops.where(ok, n, o) for ok, n, o in zip(finite, new, old, strict=True)]
+        weights = [_masked(weight, mask) for weight, mask in zip(old_weights, new, strict=True)]
+        due = origin + self.schedule.update_after(done)
+        return [*weights, *new, ops.cast(due, "int32"), ops.cast(bad, "int32")]
+
+    def _new_masks(self, weights: Sequence[Any], old: Sequence[Any], row: Any) -> list[Any]:
+        """The masks of update number `row`."""
         scored = [
             # What is pruned already ranks below everything that is not, in order of position.
             ops.where(mask, ops.cast(self._score(weight), "float32"), -np.inf)
             for weight, mask in zip(weights, old, strict=True)
         ]
-        row = ops.minimum(target, self._keep.shape[1]) - 1
         keep = ops.take(ops.convert_to_tensor(self._keep), row, axis=1)
-        new = (
-            self._global_masks(scored, keep)
-            if self.scope == "global"
-            else [
-                self.pattern.mask(score, pruned.weight.axes, keep[i])
-                for i, (score, pruned) in enumerate(zip(scored, self.weights, strict=True))
-            ]
-        )
-        if self.scope == "global":  # one weight that is not finite spoils the common threshold
-            finite = [ops.all(ops.stack(finite))] * len(finite)
-        for p, ok in zip(reversed(list(self.masks)), reversed(finite), strict=True):
-            bad = ops.where(ok, bad, p)
-        new = [ops.where(ok, n, o) for ok, n, o in zip(finite, new, old, strict=True)]
-        return [*new, ops.cast(bad, "int32")]
+        if self.scope == "global":
+            return self._global_masks(scored, keep[0])
+        return [
+            self.pattern.mask(score, pruned.weight.axes, keep[i])
+            for i, (score, pruned) in enumerate(zip(scored, self.weights, strict=True))
+        ]
 
     def _global_masks(self, scored: list[Any], keep: Any) -> list[Any]:
         """One threshold over the units of all weights."""
@@ -211,7 +214,7 @@ class Pruning(Projection):
             for score, pruned in zip(scored, self.weights, strict=True)
         ]
         flat = ops.concatenate([ops.reshape(unit, (-1,)) for unit in units])
-        kept, start, masks = keep_best(flat, keep[0]), 0, []
+        kept, start, masks = keep_best(flat, keep), 0, []
         for unit, pruned in zip(units, self.weights, strict=True):
             size = int(np.prod(unit.shape))
             part = ops.reshape(kept[start : start + size], unit.shape)
@@ -249,9 +252,9 @@ class Pruning(Projection):
                 has = "no such variable" if variable is None else f"shape {tuple(variable.shape)}"
                 raise SenteiError(
                     f"The pruning rule expects {weight.path}, of shape {weight.shape}, as "
-                    f"trainable variable {weight.index} of {count}, but the optimizer was given {has}. "
-                    "Layers were frozen or changed since the rule was made: make it again, on the "
-                    "model as it is now."
+                    f"trainable variable {weight.index} of {count}, but the optimizer was given "
+                    f"{has}. Layers were frozen or changed since the rule was made: make it "
+                    "again, on the model as it is now."
                 )
 
 
@@ -266,7 +269,7 @@ def not_finite(path: str) -> SenteiError:
 
 def _masked(value: Any, mask: Any) -> Any:
     # Not value * mask: that would keep NaN, and turn pruned negative weights into -0.0.
-    return ops.where(mask, value, ops.zeros_like(value))
+    return ops.where(mask, value, 0.0)
 
 
 def _pruned_weight(saved: dict[str, Any]) -> PrunedWeight:

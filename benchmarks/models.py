@@ -1,0 +1,50 @@
+"""The networks that benchmarks train, by the papers' descriptions."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+
+def resnet(depth: int = 20, classes: int = 10, width: int = 16) -> keras.Model:
+    """The CIFAR ResNet of He et al. 2015, section 4.2: 6n + 2 layers, option-A shortcuts.
+
+    Args:
+        depth: 6n + 2 layers: 20, 56, ...
+        classes: size of the output.
+        width: channels of the first stage.
+    """
+    inputs = keras.Input((32, 32, 3), name="image")
+    x = _convolution(inputs, width, 1)
+    for stage, channels in enumerate((width, 2 * width, 4 * width)):
+        for block in range((depth - 2) // 6):
+            stride = 2 if stage and not block else 1
+            y = _convolution(x, channels, stride)
+            y = _convolution(y, channels, 1, activation=False)
+            if stride == 2:
+                extra = (channels - x.shape[-1]) // 2
+                x = x[:, ::2, ::2]
+                x = keras.ops.pad(x, ((0, 0), (0, 0), (0, 0), (extra, extra)))
+            x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=f"resnet{depth}")
+
+
+def _convolution(x: object, channels: int, stride: int, activation: bool = True) -> object:
+    x = layers.ZeroPadding2D(1)(x)
+    x = layers.Conv2D(channels, 3, stride, use_bias=False)(x)
+    x = layers.BatchNormalization(epsilon=1e-5)(x)
+    return layers.ReLU()(x) if activation else x
+
+
+def dense_300_100(classes: int = 10) -> keras.Model:
+    """LeNet-300-100 (LeCun et al. 1998): 784-300-100-10, fully connected."""
+    return keras.Sequential(
+        [
+            keras.Input((784,), name="pixels"),
+            layers.Dense(300, activation="relu"),
+            layers.Dense(100, activation="relu"),
+            layers.Dense(classes, name="logits"),
+        ],
+        name="dense_300_100",
+    )

@@ -1,0 +1,155 @@
+"""What pruning costs: the training step with a pruning rule over the plain one, per backend.
+
+Both models train in one process on the same data, in turns (plain, pruned, plain, ...), through
+`fit`; a turn is a fixed number of steps, and the ratio is taken turn by turn. With the default
+frequency of 100 and 100 steps a turn, the dense network's turns hold one mask update each.
+
+    python benchmarks/prune_overhead.py                     # every backend it finds
+    python benchmarks/prune_overhead.py --backend jax       # this interpreter, one backend
+
+Writes benchmarks/results/prune_overhead.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+BACKENDS = ("jax", "tensorflow", "torch")
+# task → steps a turn, turns, bound on the ratio
+TASKS = {"resnet20": (5, 9, 1.03), "dense_300_100": (100, 15, 1.10)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backend", choices=BACKENDS, help="measure in this interpreter")
+    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
+    parser.add_argument("--turns", type=int, help="turns a task (default: by task)")
+    options = parser.parse_args()
+    if options.backend:
+        for task in options.tasks:
+            print(json.dumps(measure(options.backend, task, options.turns)), flush=True)
+        return 0
+    rows = [row for backend in BACKENDS for row in in_child(backend, options)]
+    write(rows)
+    print((RESULTS / "prune_overhead.md").read_text())
+    return 0
+
+
+def in_child(backend: str, options: argparse.Namespace) -> list[dict]:
+    """Measures one backend in the interpreter that has it."""
+    beside = HERE.parent / f".venv-{backend}" / "bin" / "python"
+    python = str(beside) if beside.exists() else sys.executable
+    command = [python, __file__, "--backend", backend, "--tasks", *options.tasks]
+    command += ["--turns", str(options.turns)] if options.turns else []
+    paths = [str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    print(f"measuring on {backend} ...", file=sys.stderr, flush=True)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        print(f"{backend}: not measured (it is not installed, or failed)", file=sys.stderr)
+        return []
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def measure(backend: str, task: str, turns: int | None) -> dict:
+    """Times both models of a task in turns."""
+    os.environ["KERAS_BACKEND"] = backend
+    import keras
+    import models
+    import numpy as np
+
+    import sentei
+    from sentei.sparsity import PolynomialDecay, report
+
+    steps, default_turns, bound = TASKS[task]
+    turns = turns or default_turns
+    batch = 128 if task == "resnet20" else 64
+    rng = np.random.default_rng(0)
+    shape = (32, 32, 3) if task == "resnet20" else (784,)
+    x = rng.normal(size=(steps * batch, *shape)).astype("float32")
+    y = rng.integers(0, 10, steps * batch)
+
+    def build() -> keras.Model:
+        keras.utils.set_random_seed(0)
+        model = models.resnet(20) if task == "resnet20" else models.dense_300_100()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(1e-3), loss)
+        return model
+
+    plain, pruned = build(), build()
+    last = steps * (turns + 1)
+    sentei.prune(pruned, PolynomialDecay(0.0, 0.8, 0, max(last, 1), frequency=100))
+    times: dict[str, list[float]] = {"plain": [], "pruned": []}
+    for turn in range(turns + 1):  # the first turn compiles and is not counted
+        order = [("plain", plain), ("pruned", pruned)]
+        for name, model in order if turn % 2 else order[::-1]:
+            start = time.perf_counter()
+            model.fit(x, y, batch_size=batch, verbose=0, shuffle=False)
+            if turn:
+                times[name].append((time.perf_counter() - start) / steps)
+    ratios = sorted(b / a for a, b in zip(times["plain"], times["pruned"], strict=True))
+    weights = sum(row.size for row in report(pruned) if row.pattern)
+    return {
+        "backend": backend,
+        "task": task,
+        "batch": batch,
+        "steps_a_turn": steps,
+        "turns": turns,
+        "plain_ms": 1e3 * statistics.median(times["plain"]),
+        "pruned_ms": 1e3 * statistics.median(times["pruned"]),
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
+        "bound": bound,
+        "bytes_a_weight": (state_bytes(pruned) - state_bytes(plain)) / weights,
+    }
+
+
+def state_bytes(model: object) -> int:
+    """Bytes of optimizer state."""
+    import keras
+
+    values = [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]  # type: ignore[attr-defined]
+    return sum(value.nbytes for value in values)
+
+
+def write(rows: list[dict]) -> None:
+    """Writes the table as JSON and Markdown."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "prune_overhead.json").write_text(json.dumps(rows, indent=1) + "\n")
+    lines = [
+        "# Cost of pruning",
+        "",
+        "Training step with a pruning rule (mask update every 100 steps) over the plain step,",
+        f"turn by turn in one process, on {os.cpu_count()} CPU cores. "
+        "Made by `benchmarks/prune_overhead.py`.",
+        "",
+        "| backend | network | batch | plain ms | pruned ms | ratio (quartiles) | bound "
+        "| extra bytes a weight |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        low, high = r["ratio_quartiles"]
+        lines.append(
+            f"| {r['backend']} | {r['task']} | {r['batch']} | {r['plain_ms']:.1f} "
+            f"| {r['pruned_ms']:.1f} | {r['ratio']:.3f} ({low:.3f}-{high:.3f}) | {r['bound']:.2f} "
+            f"| {r['bytes_a_weight']:.2f} |"
+        )
+    (RESULTS / "prune_overhead.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
