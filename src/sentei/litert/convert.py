@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from sentei.core.errors import ExportError
+from sentei.litert.batch import open_batch
 from sentei.litert.stderr import captured_stderr
 from sentei.litert.trace import Graph
 
@@ -53,11 +55,13 @@ class Converted:
     leftovers: tuple[Leftover, ...]
 
 
-def convert(graph: Graph) -> Converted:
+def convert(graph: Graph, larger: Graph | None = None) -> Converted:
     """Converts a traced graph.
 
     Args:
         graph: The graph.
+        larger: The same model with another batch size (see `batch.BATCH_SIZES`), to leave the batch
+            open.
 
     Returns:
         The file's bytes, and what in them may not run.
@@ -69,7 +73,7 @@ def convert(graph: Graph) -> Converted:
     with captured_stderr() as chatter:
         # Even importing the converter writes to the terminal.
         from litert_converter import converter_api_ext as api
-        from litert_converter.mlir import ir, passmanager
+        from litert_converter.mlir import ir
 
         context = ir.Context()
         api.prepare_mlir_context(context)
@@ -78,19 +82,31 @@ def convert(graph: Graph) -> Converted:
         with context, ir.Location.unknown():
             context.attach_diagnostic_handler(_listener(said, graph.layers))
             try:
-                module = ir.Module.parse(graph.stablehlo)
-                _bind_weights(module, graph.weights)
-                names = [[spec.name for spec in specs] for specs in (graph.inputs, graph.outputs)]
-                api.set_signature(module.operation, _SIGNATURE, *names)
-                module = api.merge_modules([module])
-                api.run_convert_to_tfl_passes(
-                    module, passmanager.PassManager(), api.ConvertToTFLConfig()
-                )
+                module = _run_passes(graph)
                 leftovers = find_leftovers(module, graph.layers)
+                if larger is not None:
+                    name_layer = partial(_layer_of_operation, layers=graph.layers)
+                    open_batch(module, _run_passes(larger), name_layer)
                 content = api.export_flatbuffer_to_bytes(module.operation)
+            except ExportError:
+                raise
             except (ValueError, RuntimeError, ir.MLIRError) as error:
                 raise ExportError(_refusal([str(error), *said, chatter()], leftovers)) from None
     return Converted(_without_negative_zeros(content), leftovers)
+
+
+def _run_passes(graph: Graph) -> Any:
+    """Reads a graph into the current MLIR context and turns it into the runtime's operators."""
+    from litert_converter import converter_api_ext as api
+    from litert_converter.mlir import ir, passmanager
+
+    module = ir.Module.parse(graph.stablehlo)
+    _bind_weights(module, graph.weights)
+    names = [[spec.name for spec in specs] for specs in (graph.inputs, graph.outputs)]
+    api.set_signature(module.operation, _SIGNATURE, *names)
+    module = api.merge_modules([module])
+    api.run_convert_to_tfl_passes(module, passmanager.PassManager(), api.ConvertToTFLConfig())
+    return module
 
 
 def _bind_weights(module: Any, weights: Sequence[np.ndarray]) -> None:
@@ -165,11 +181,15 @@ def find_leftovers(module: Any, layers: frozenset[str]) -> tuple[Leftover, ...]:
         name = operation.name
         native = name.startswith(_NATIVE) and name not in _LOOPS
         if not native and not name.endswith(".return"):
-            found[Leftover(name, layer_of(str(operation.location), layers))] = None
+            found[Leftover(name, _layer_of_operation(operation, layers))] = None
         return ir.WalkResult.ADVANCE
 
     module.operation.walk(visit)
     return tuple(found)
+
+
+def _layer_of_operation(operation: Any, layers: frozenset[str]) -> str | None:
+    return layer_of(str(operation.location), layers)
 
 
 def layer_of(location: str, layers: frozenset[str]) -> str | None:

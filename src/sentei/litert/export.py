@@ -87,9 +87,8 @@ def export(
 
 def _verify(model: Any, signature: Signature, runner: Runner, given: Any) -> Verification:
     """Runs file and model on random inputs, and on the user's if there are any."""
-    open_batch = any(spec.shape[:1] == (None,) for spec in signature.inputs)
     checks = []
-    for size in _TRIED_BATCHES if open_batch else (None,):
+    for size in _TRIED_BATCHES if signature.open_batch else (None,):
         fixed = signature if size is None else signature.with_batch(size)
         samples = random_samples(model, fixed)
         if given is not True and size in (1, None):

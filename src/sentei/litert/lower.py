@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +67,24 @@ def lower_here(model: Any, signature: Signature) -> Lowered:
         UnsupportedModel: A layer cannot be exported.
         ExportError: The converter refuses the model.
     """
+    from sentei.litert.batch import BATCH_SIZES
     from sentei.litert.convert import convert
     from sentei.litert.trace import trace
 
     start = perf_counter()
-    graph = trace(model, signature)
+    if signature.open_batch:
+        graphs = [trace(model, signature.with_batch(size)) for size in BATCH_SIZES]
+    else:
+        graphs = [trace(model, signature)]
     traced = perf_counter()
-    converted = convert(graph)
+    converted = convert(*graphs)
     seconds = {"trace": traced - start, "convert": perf_counter() - traced}
-    return Lowered(converted.content, graph.outputs, converted.leftovers, seconds)
+    outputs = tuple(_common(specs) for specs in zip(*(g.outputs for g in graphs), strict=True))
+    return Lowered(converted.content, outputs, converted.leftovers, seconds)
+
+
+def _common(specs: Sequence[TensorSpec]) -> TensorSpec:
+    """What two specs of the same output have in common; sizes that differ are open."""
+    sizes = zip(*(spec.shape for spec in specs), strict=True)
+    shape = tuple(size[0] if len(set(size)) == 1 else None for size in sizes)
+    return replace(specs[0], shape=shape)

@@ -66,6 +66,11 @@ class Signature:
         """The specs in the order in which Keras flattens the structure."""
         return tuple(keras.tree.flatten(self.structure))
 
+    @property
+    def open_batch(self) -> bool:
+        """Whether the batch size is left to whoever runs the file."""
+        return any(spec.shape[:1] == (None,) for spec in self.inputs)
+
     def call(self, model: Any, tensors: Sequence[Any]) -> Any:
         """Calls the model at inference.
 
