@@ -1,6 +1,7 @@
 """Timing `.tflite` files against each other on the real runtime."""
 
 import gzip
+import io
 import math
 import os
 import time
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sentei.core.errors import SenteiError
+from sentei.core.errors import CorruptFile, SenteiError
 from sentei.litert import flatbuffer, memory, tables
 from sentei.litert.runtime import Port, Runner
 
@@ -23,6 +24,7 @@ Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 _WARM_UP_RUNS = 3
 # A turn shorter than this would time the clock and Python's call (about a microsecond) as well.
 _SHORTEST_TURN = 2e-3
+_SECONDS_PER_FRAME = 0.1
 _SEED = 0
 
 
@@ -83,8 +85,8 @@ class Measurements(list[Measurement]):
         """The same as plain data that JSON can hold."""
         return {"measurements": [item.to_dict() for item in self]}
 
-    def table(self) -> Table:
-        """The table that `str` gives, for `rich` to print."""
+    def tables(self) -> list[Table | str]:
+        """What `str` shows, for `rich` to print."""
         columns = ("file", "bytes", "gzip -9", "median ms", "[quartiles]", "ratio", "[quartiles]")
         rows = (
             (
@@ -99,10 +101,10 @@ class Measurements(list[Measurement]):
             )
             for item in self
         )
-        return tables.table((*columns, "peak memory"), rows)
+        return [tables.table((*columns, "peak memory"), rows)]
 
     def __str__(self) -> str:
-        return tables.plain(self.table())
+        return tables.plain(*self.tables())
 
 
 def benchmark(
@@ -169,6 +171,29 @@ def benchmark(
             )
         )
     return results
+
+
+def read_inputs(path: str | os.PathLike[str]) -> Inputs:
+    """Reads inputs that `numpy.savez` (arrays by name) or `numpy.save` (one array) wrote.
+
+    Args:
+        path: A `.npz` or `.npy` file.
+
+    Returns:
+        What `benchmark` takes as `inputs`.
+
+    Raises:
+        CorruptFile: The file is missing, damaged or neither of the two.
+    """
+    content = flatbuffer.read_bytes(path)
+    try:
+        stored = np.load(io.BytesIO(content), allow_pickle=False)
+        return stored if isinstance(stored, np.ndarray) else {key: stored[key] for key in stored}
+    except Exception as error:  # NumPy's zip and header parsers let many kinds through.
+        raise CorruptFile(
+            f"{os.fspath(path)} holds no arrays that NumPy can read: it is damaged or neither .npz "
+            "nor .npy. Write it with numpy.savez('x.npz', input_name=array)."
+        ) from error
 
 
 class _Contestant:
@@ -264,7 +289,12 @@ def _progress(total: int) -> Iterator[Any]:
     with bar:
         task = bar.add_task("measuring", total=total)
 
+        drawn = 0.0
+
         def advance(steps: int) -> None:
-            bar.update(task, advance=steps, refresh=True)
+            nonlocal drawn
+            due = time.monotonic() - drawn > _SECONDS_PER_FRAME
+            drawn = time.monotonic() if due else drawn
+            bar.update(task, advance=steps, refresh=due)
 
         yield advance

@@ -9,26 +9,45 @@ from rich.table import Table
 
 # Wide enough that text destined for a file or a pipe is never folded.
 _PLAIN_WIDTH = 10_000
+_NARROWEST_NAME = 16
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Draws rows under headings; the first column is a name, the others are numbers.
+
+    A column that is empty in every row is left out.
 
     Args:
         columns: The headings.
         rows: One text per column.
-        title: A line above the table.
 
     Returns:
         A table that `rich` can print.
     """
-    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for index, column in enumerate(columns):
-        side = "right" if index else "left"
-        drawn.add_column(column, justify=side, no_wrap=True, overflow="fold")  # type: ignore[arg-type]
-    for row in rows:
+    cells = [list(column) for column in zip(*rows, strict=True)]
+    kept = [
+        (heading, column) for heading, column in zip(columns, cells, strict=True) if any(column)
+    ]
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, (heading, column) in enumerate(kept):
+        # On a narrow terminal names fold; numbers never do.
+        if index:
+            width = max(map(len, (heading, *column)))
+            drawn.add_column(heading, justify="right", no_wrap=True, min_width=width)
+        else:
+            drawn.add_column(heading, overflow="fold", min_width=_NARROWEST_NAME)
+    for row in zip(*(column for _, column in kept), strict=True):
         drawn.add_row(*row)
     return drawn
+
+
+def show(*tables: Table | str) -> None:
+    """Prints tables and lines on the terminal, wider than it rather than with numbers cut off."""
+    roomy = Console(width=_PLAIN_WIDTH)
+    width = Console().width
+    for item in tables:
+        needed = roomy.measure(item).minimum if isinstance(item, Table) else 0
+        Console(markup=False, highlight=False, width=max(width, needed)).print(item)
 
 
 def plain(*tables: Table | str) -> str:
