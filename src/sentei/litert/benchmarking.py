@@ -17,7 +17,8 @@ from rich.table import Table
 
 from sentei.core.errors import CorruptFile, SenteiError
 from sentei.litert import flatbuffer, memory, tables
-from sentei.litert.runtime import Port, Runner
+from sentei.litert.port import Port
+from sentei.litert.runtime import Runner
 
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 

@@ -2,11 +2,7 @@
 
 import contextlib
 import os
-import sys
-import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +10,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from sentei.core.errors import SenteiError, UnsupportedModel
 from sentei.litert import flatbuffer
+from sentei.litert.port import port_of
+from sentei.litert.stderr import captured_stderr
 
 Kernels = Literal["xnnpack", "builtin", "reference"]
 _RESOLVERS = {
@@ -21,83 +19,6 @@ _RESOLVERS = {
     "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     "reference": OpResolverType.BUILTIN_REF,
 }
-_stderr_lock = threading.RLock()
-
-
-@dataclass(frozen=True)
-class Port:
-    """One input or output of a file.
-
-    Attributes:
-        name: Its name in the signature, or the tensor's name in a file without signatures.
-        shape: The shape, with -1 where the file leaves a dimension open.
-        dtype: The numpy type the runtime takes or gives.
-        index: Its tensor's place in the graph.
-        scale: The quantization scale, or None when the values are not quantized.
-        zero_point: The integer that stands for zero (0 when not quantized).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    index: int
-    scale: float | None = None
-    zero_point: int = 0
-
-    def __str__(self) -> str:
-        grid = "" if self.scale is None else f", scale {self.scale:g}, zero point {self.zero_point}"
-        return f"{self.name!r} ({self.dtype} {list(self.shape)}{grid})"
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Turns real numbers into what the runtime takes.
-
-        Values that already have the port's own type pass as they are (so integers of a quantized
-        input may be given raw); everything else is read as real numbers and, when the port is
-        quantized, put on its grid: `round(values / scale) + zero_point`, clipped.
-
-        Args:
-            values: Array of any shape.
-
-        Returns:
-            Array of the same shape and of type `dtype`.
-
-        Raises:
-            SenteiError: The values are not numbers, or cannot be given as `dtype` (NaN on a grid,
-                fractions or too large integers for an integer input).
-        """
-        if values.dtype == self.dtype:
-            return values
-        if not np.can_cast(values.dtype, np.complex128) or values.dtype.kind == "c":
-            raise SenteiError(f"Input {self} expects real numbers; received {values.dtype}.")
-        if self.dtype.kind not in "iu":
-            return values.astype(self.dtype)
-        limits = np.iinfo(self.dtype)
-        if self.scale is not None:
-            grid = np.rint(values.astype(np.float64) / self.scale) + self.zero_point
-            if np.isnan(grid).any():
-                raise SenteiError(f"Input {self} cannot take NaN; the array given holds some.")
-            return np.clip(grid, limits.min, limits.max).astype(self.dtype)
-        integers = values.dtype.kind in "iub"
-        fits = integers and ((values >= limits.min) & (values <= limits.max)).all()
-        if not fits:
-            raise SenteiError(
-                f"Input {self} expects integers from {limits.min} to {limits.max}; received "
-                f"{values.dtype} values that do not fit. Convert them first."
-            )
-        return values.astype(self.dtype)
-
-    def decode(self, values: np.ndarray) -> np.ndarray:
-        """Turns what the runtime gives into real numbers: `scale * (values - zero_point)`.
-
-        Args:
-            values: Array of type `dtype`.
-
-        Returns:
-            Array of the same shape; float32 when the port is quantized, else `values`.
-        """
-        if self.scale is None:
-            return values
-        return ((values.astype(np.float64) - self.zero_point) * self.scale).astype(np.float32)
 
 
 class Runner:
@@ -154,13 +75,13 @@ class Runner:
             results = self._interpreter.get_output_details()
         taken = {index: name for name, index in chosen.inputs.items()} if chosen else {}
         names = _distinct(taken.get(detail["index"], detail["name"]) for detail in self._details)
-        self.inputs = {n: _port(d, n) for n, d in zip(names, self._details, strict=True)}
+        self.inputs = {n: port_of(d, n) for n, d in zip(names, self._details, strict=True)}
         by_index = {int(detail["index"]): detail for detail in results}
         given = chosen.outputs if chosen else {}
         if not given:
             given = dict(zip(_distinct(d["name"] for d in results), by_index, strict=False))
         self._output_indices = given
-        self.outputs = {name: _port(by_index[index], name) for name, index in given.items()}
+        self.outputs = {name: port_of(by_index[index], name) for name, index in given.items()}
         self._stateful = any(tensor.is_variable for tensor in self.model.tensors())
 
     def __call__(
@@ -313,40 +234,20 @@ class Runner:
 def quiet() -> Iterator[None]:
     """Holds back the runtime's chatter ("INFO: Created TensorFlow Lite XNNPACK delegate ...").
 
-    The C++ logger writes to file descriptor 2 and has no switch in Python, so the descriptor is
-    pointed at a temporary file for as long as the runtime is being set up; lines that are more than
-    information are passed on afterwards, and so is what another thread wrote meanwhile.
+    The C++ logger has no switch in Python. Lines that are more than information are passed on
+    afterwards, and so is what another thread wrote meanwhile.
     """
-    with _stderr_lock, tempfile.TemporaryFile() as log:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-        saved = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            log.seek(0)
-            kept = [line for line in log if not line.startswith((b"INFO:", b"VERBOSE:"))]
-            if kept:
-                os.write(2, b"".join(kept))
-
-
-def _port(detail: Mapping[str, Any], name: str) -> Port:
-    grid = detail["quantization_parameters"]
-    dtype = np.dtype(detail["dtype"])
-    quantized = len(grid["scales"]) == 1 and grid["scales"][0] > 0 and dtype.kind in "iu"
-    signature = detail["shape_signature"]
-    shape = signature if len(signature) == len(detail["shape"]) else detail["shape"]
-    return Port(
-        name=name,
-        shape=tuple(max(int(size), -1) for size in shape),
-        dtype=dtype,
-        index=int(detail["index"]),
-        scale=float(grid["scales"][0]) if quantized else None,
-        zero_point=int(grid["zero_points"][0]) if quantized else 0,
-    )
+    lines: list[str] = []
+    try:
+        with captured_stderr() as caught:
+            try:
+                yield
+            finally:
+                lines = caught().splitlines(keepends=True)
+    finally:
+        kept = [line for line in lines if not line.startswith(("INFO:", "VERBOSE:"))]
+        if kept:
+            os.write(2, "".join(kept).encode())
 
 
 def _distinct(names: Iterable[str]) -> list[str]:
