@@ -22,7 +22,12 @@ _SIGNATURE = "serving_default"
 _HALF = ("float16", "bfloat16")
 _LOOPS = ("tfl.while", "tfl.if", "tfl.custom")
 _MOST_LINES = 6
-_CHATTER = re.compile(r"^(WARNING: All log|[IW]\d{4} |INFO:|VERBOSE:)")
+_CHATTER = re.compile(
+    # Logs, empty frames of messages, and an advice that holds for TensorFlow models only.
+    r"WARNING: All log|[IW]\d{4} |INFO:|VERBOSE:|Failed to .*:$|Details:$|TF Select"
+    r"|Some ops are not|.* note: |\^$"
+)
+_LOCATION = re.compile(r"loc\(.*?\): ")
 _NATIVE = ("tfl.", "func.", "arith.", "builtin.", "quant.")
 
 
@@ -91,7 +96,8 @@ def convert(graph: Graph, larger: Graph | None = None) -> Converted:
             except ExportError:
                 raise
             except (ValueError, RuntimeError, ir.MLIRError) as error:
-                raise ExportError(_refusal([str(error), *said, chatter()], leftovers)) from None
+                reason = _refusal([str(error), *said, chatter()], leftovers, graph.layers)
+                raise ExportError(reason) from None
     return Converted(_without_negative_zeros(content), leftovers)
 
 
@@ -225,18 +231,23 @@ def _listener(said: list[str], layers: frozenset[str]) -> Callable[[Any], bool]:
     return listen
 
 
-def _refusal(words: Sequence[str], leftovers: Sequence[Leftover]) -> str:
+def _refusal(words: Sequence[str], leftovers: Sequence[Leftover], layers: frozenset[str]) -> str:
     """One paragraph of what the converter said, and what it is about."""
     lines: dict[str, None] = {}
     for line in "\n".join(words).splitlines():
-        if line.strip() and not _CHATTER.match(line) and not line.rstrip().endswith("flatbuffer:"):
-            lines[" ".join(line.split())] = None
-    kept = [line if len(line) <= 300 else line[:297] + "..." for line in list(lines)[:_MOST_LINES]]
+        where, _, reason = line.rpartition("error: ")
+        reason = " ".join(_LOCATION.sub("", reason).split())
+        if not reason or _CHATTER.match(reason):
+            continue
+        layer = layer_of(where + line, layers)
+        about = f" (layer {layer!r})" if layer else ""
+        lines[(reason if len(reason) <= 200 else reason[:197] + "...") + about] = None
+    kept = list(lines)[:_MOST_LINES]
     about = ", ".join(map(str, leftovers[:_MOST_LINES]))
     return (
         "The converter refuses the model"
         + (f" because of {about}" if about else "")
-        + (". It says: " + "; ".join(kept) if kept else " and gives no reason")
+        + (". It says: " + "; ".join(kept) if kept else ", and gives no reason")
         + ". Replace these layers, or split the model before them."
     )
 

@@ -6,9 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import keras
+
 from sentei.core.select import sublayers
 
 _FULL = "float32"
+
+
+class _Widened(keras.dtype_policies.DTypePolicy):
+    """Computes in float32 on variables of another dtype, which a plain policy cannot say."""
+
+    def __init__(self, variable_dtype: str) -> None:
+        super().__init__(_FULL)
+        self._stored_dtype = variable_dtype
+
+    @property
+    def variable_dtype(self) -> str:
+        """The dtype of the variables; where it differs, Keras casts them when they are read."""
+        return self._stored_dtype
 
 
 @contextmanager
@@ -32,7 +47,7 @@ def full_precision(model: Any) -> Iterator[None]:
             # Keras' own quantized layers compute as their policy's source says.
             if layer.compute_dtype != _FULL and policy.quantization_mode is None:
                 changed.append((layer, policy))
-                layer.dtype_policy = _FULL
+                layer.dtype_policy = _Widened(layer.variable_dtype)
         yield
     finally:
         for layer, policy in changed:

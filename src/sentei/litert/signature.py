@@ -147,7 +147,8 @@ def name_outputs(model: Any, outputs: Any) -> list[str]:
         if isinstance(model, keras.Sequential) and model.layers:
             layer_names = [model.layers[-1].name]
         if len(layer_names) == len(names):
-            names = layer_names
+            pairs = zip(layer_names, names, strict=True)
+            names = [position if _AUTOMATIC_NAME.fullmatch(n) else n for n, position in pairs]
     return _unique(names)
 
 

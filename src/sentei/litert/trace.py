@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def trace(model: Any, signature: Signature) -> Graph:
         UnsupportedModel: A layer cannot be exported; the message names it and the reason.
         ExportError: The model's own code fails while it is traced.
     """
-    with _plain_errors(model), full_precision(model), rewritten(model):
+    with _tracing(model, signature), full_precision(model), rewritten(model):
         forward, weights, names = _forward(model, signature)
         stage = jax.jit(forward, keep_unused=True).trace(weights, _specs(signature.inputs))
         outputs = tuple(
@@ -89,7 +90,7 @@ def compiled(
         ExportError: The model's own code fails while it is traced.
     """
     cpu = jax.devices("cpu")[0]
-    with _plain_errors(model), full_precision(model), jax.default_device(cpu):
+    with _tracing(model, signature), full_precision(model), jax.default_device(cpu):
         forward, weights, names = _forward(model, signature)
         arrays = [np.asarray(weight) for weight in weights]
         program = jax.jit(forward).lower(arrays, _specs(signature.inputs)).compile()
@@ -144,36 +145,69 @@ def _specs(inputs: Sequence[TensorSpec]) -> list[jax.ShapeDtypeStruct]:
 
 
 @contextmanager
-def _plain_errors(model: Any) -> Iterator[None]:
+def _tracing(model: Any, signature: Signature) -> Iterator[None]:
     """32-bit tracing in which an error of the model's own code becomes one clear sentence."""
     filtering = keras.config.is_traceback_filtering_enabled()
     # Keras' filter wraps tracer errors in ways that hide them ("no attribute '_error_repr'").
     keras.config.disable_traceback_filtering()
     try:
-        with jax.enable_x64(False), jax.default_matmul_precision("highest"):
+        with (
+            # JAX warns of each 64-bit number it narrows, which is what is wanted here.
+            warnings.catch_warnings(action="ignore"),
+            jax.enable_x64(False),
+            jax.default_matmul_precision("highest"),
+            _scopes_only(),
+        ):
             yield
     except SenteiError:
         raise
     except Exception as error:
         where = _innermost_layer(error) or f"model {model.name!r}"
+        inputs = ", ".join(map(str, signature.inputs))
         raise ExportError(
-            f"Tracing {where} failed: {type(error).__name__}: {_first_lines(error)}"
+            f"Tracing {where} failed, called with {inputs}: {type(error).__name__}: "
+            f"{_shortened(error)} {_advice(model, error)}"
         ) from None
     finally:
         if filtering:
             keras.config.enable_traceback_filtering()
 
 
+@contextmanager
+def _scopes_only() -> Iterator[None]:
+    """Lets locations hold Keras' layer names without the Python lines that led there.
+
+    The converter's messages then begin with the layer's name, and the text is half as long.
+    """
+    option = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
+
+
 def _innermost_layer(error: BaseException) -> str | None:
     """Names the layer in whose `call` an error arose."""
     found = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, keras.Layer) and frame.f_code.co_name == "call":
-            found = f"layer {owner.name!r} ({type(owner).__name__})"
+        if frame.f_code.co_name == "call" and frame.f_code.co_varnames:
+            owner = frame.f_locals.get(frame.f_code.co_varnames[0])
+            if isinstance(owner, keras.Layer):
+                found = f"layer {owner.name!r} ({type(owner).__name__})"
     return found
 
 
-def _first_lines(error: BaseException, limit: int = 300) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+def _advice(model: Any, error: Exception) -> str:
+    """What to do about an error of the model's own code."""
+    if isinstance(error, jax.errors.JAXTypeError):
+        return "Its Python code looks at a tensor's values: use keras.ops.where or keras.ops.cond."
+    if not hasattr(model, "inputs"):
+        return "If the model takes other inputs than these, pass signature=."
+    return "Layers must compute with keras.ops to be traced."
+
+
+def _shortened(error: BaseException, limit: int = 300) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{text}." if len(text) <= limit else f"{text[: limit - 3]}..."
