@@ -19,6 +19,11 @@ TYPES = {
 }
 
 
+def pack(model):
+    """The bytes of a schema object."""
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
 @dataclass
 class Writer:
     """Collects tensors and operators of one graph and packs them."""
@@ -28,7 +33,9 @@ class Writer:
     operators: list = field(default_factory=list)
     codes: list = field(default_factory=list)
 
-    def tensor(self, name, shape, dtype="float32", data=None, grid=None, open_shape=None, sparsity=None):
+    def tensor(
+        self, name, shape, dtype="float32", data=None, grid=None, open_shape=None, sparsity=None
+    ):
         """Adds a tensor; `grid` is (scale or scales, zero point or points, axis)."""
         item = schema.TensorT(
             shape=list(shape), type=TYPES[dtype], name=name.encode(), sparsity=sparsity
@@ -93,7 +100,7 @@ class Writer:
                     subgraphIndex=0,
                 )
             ]
-        return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+        return pack(model)
 
 
 # A dense layer 4 → 3: y = x @ KERNEL.T + BIAS, with the kernel as the file lays it out (out, in).

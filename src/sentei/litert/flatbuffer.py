@@ -226,6 +226,7 @@ def _check_size(tensor: Tensor) -> None:
         raise CorruptFile(f"tensor {tensor.name!r} has the negative shape {tensor.shape}")
     if tensor.buffer is None or tensor.dtype not in FORMATS:
         return
+    _check_grid(tensor)
     _, bits = FORMATS[tensor.dtype]
     if tensor.sparsity is not None:
         try:
@@ -242,10 +243,25 @@ def _check_size(tensor: Tensor) -> None:
         )
 
 
+def _check_grid(tensor: Tensor) -> None:
+    """Several scales must be one for each index along their axis."""
+    grid = tensor.quantization
+    if grid is None or grid.scale.size == 1:
+        return
+    inside = 0 <= grid.axis < len(tensor.shape)
+    if not inside or tensor.shape[grid.axis] != grid.scale.size:
+        raise CorruptFile(
+            f"tensor {tensor.name!r} of shape {tensor.shape} has {grid.scale.size} scales along "
+            f"axis {grid.axis}"
+        )
+
+
 def _quantization(item: schema.QuantizationParametersT | None, name: str) -> Quantization | None:
     if item is None or item.scale is None or len(item.scale) == 0:
         return None
     scale = np.asarray(item.scale, np.float32)
+    if not np.isfinite(scale).all():
+        raise CorruptFile(f"tensor {name!r} has a scale that is no number")
     stored = item.zeroPoint if item.zeroPoint is not None else []
     zero_point = np.asarray(stored if len(stored) else np.zeros(scale.size), np.int64)
     if zero_point.size == 1:
