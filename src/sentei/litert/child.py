@@ -8,13 +8,14 @@ result, or what went wrong, in the same folder.
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
 import types
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,10 +31,16 @@ from sentei.litert.definitions import definitions
 from sentei.litert.lower import Lowered, lower_here
 from sentei.litert.signature import Signature
 
-_MODEL, _JOB, _RESULT = "model.keras", "job.pickle", "result.pickle"
+_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+_JOB, _RESULT = "job.pickle", "result.pickle"
 _MAIN = "__main__"
 # What the user's script is called in the child, so that its `if __name__ == "__main__":` rests.
 _SCRIPT_MODULE = "__sentei_script__"
+_RANDOM_INITIALIZERS = {
+    name
+    for name, item in vars(keras.initializers).items()
+    if isinstance(item, type) and "seed" in inspect.signature(item).parameters
+}
 # Packages whose classes Keras finds by itself.
 _KNOWN = {"builtins", "keras"}
 
@@ -79,14 +86,18 @@ def lower_elsewhere(model: Any, signature: Signature) -> Lowered:
     with tempfile.TemporaryDirectory(prefix="sentei-") as name:
         folder = Path(name)
         try:
-            model.save(folder / _MODEL)
+            # Not model.save: the optimizer's state, which can be twice the weights, is not needed.
+            config = keras.saving.serialize_keras_object(model)
+            text = json.dumps(_without_random_initializers({**config, "compile_config": None}))
+            model.save_weights(folder / _WEIGHTS)
         except Exception as error:
             raise UnsupportedModel(
                 f"Model {model.name!r} cannot be saved, which its export from the "
                 f"{keras.backend.backend()} backend needs: {_first_line(error)}. Give custom "
                 "layers a `get_config`, or export on the JAX backend (KERAS_BACKEND=jax)."
             ) from None
-        (folder / _JOB).write_bytes(pickle.dumps(_describe(model, signature, folder / _MODEL)))
+        (folder / _CONFIG).write_text(text, encoding="utf-8")
+        (folder / _JOB).write_bytes(pickle.dumps(_describe(model, signature, text)))
         done = subprocess.run(
             [sys.executable, "-m", "sentei.litert.child", str(folder)],
             env=_environment(),
@@ -119,7 +130,7 @@ def main(folder: Path) -> None:
     try:
         keras.config.set_floatx(job.floatx)
         keras.config.set_image_data_format(job.image_data_format)
-        outcome = lower_here(_load(folder / _MODEL, job), job.signature)
+        outcome = lower_here(_load(folder, job), job.signature)
     except SenteiError as error:
         outcome = type(error).__name__, str(error)
     except Exception as error:
@@ -130,11 +141,27 @@ def main(folder: Path) -> None:
     os.replace(temporary, folder / _RESULT)
 
 
-def _describe(model: Any, signature: Signature, saved: Path) -> Job:
+def _without_random_initializers(config: Any) -> Any:
+    """A model's config whose layers begin at zero, as their weights are loaded anyway.
+
+    JAX compiles the random numbers of each shape anew: loading MobileNetV2 takes six times longer.
+    """
+    if isinstance(config, dict):
+        if (
+            config.get("module") == "keras.initializers"
+            and config.get("class_name") in _RANDOM_INITIALIZERS
+        ):
+            return {**config, "class_name": "Zeros", "config": {}}
+        return {key: _without_random_initializers(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [_without_random_initializers(value) for value in config]
+    return config
+
+
+def _describe(model: Any, signature: Signature, config: str) -> Job:
     """Finds out what the child must import to load the model."""
     registered = keras.saving.get_custom_objects()
     used = [item for item in _parts(model) if not _is_known(item)]
-    config = zipfile.ZipFile(saved).read("config.json").decode()
     used += [item for name, item in registered.items() if f'"{name}"' in config]
     for item in used:
         _check_reach(item, keras.backend.backend())
@@ -197,7 +224,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _load(path: Path, job: Job) -> Any:
+def _load(folder: Path, job: Job) -> Any:
     """Loads the model with its custom classes and functions."""
     missing = [message for name in job.modules if (message := _import(name))]
     objects: dict[str, Any] = {}
@@ -209,8 +236,11 @@ def _load(path: Path, job: Job) -> Any:
         if found is not None:
             objects[name] = found
     try:
-        # The parent wrote this file a moment ago: its lambdas are the user's own.
-        return keras.models.load_model(path, objects, compile=False, safe_mode=False)
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        # The parent wrote this a moment ago: its lambdas are the user's own.
+        model = keras.saving.deserialize_keras_object(config, objects, safe_mode=False)
+        model.load_weights(folder / _WEIGHTS)
+        return model
     except Exception as error:
         why = "; ".join([_first_line(_root(error)), *missing])
         raise UnsupportedModel(

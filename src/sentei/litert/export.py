@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,9 +16,9 @@ from sentei.core.select import require_built
 from sentei.litert.exporting_report import ExportReport
 from sentei.litert.lower import Lowered, lower
 from sentei.litert.runtime import Runner
-from sentei.litert.samples import given_samples, random_samples
+from sentei.litert.samples import Sample, given_samples, random_samples
 from sentei.litert.signature import Signature, signature_of
-from sentei.litert.verify import Verification, compare, predictions
+from sentei.litert.verify import Outputs, Verification, compare, predictions
 
 # Batch sizes at which a file with an open batch axis is verified.
 _TRIED_BATCHES = (1, 3)
@@ -67,15 +68,16 @@ def export(
     pinned = signature_of(model, signature, batch_size)
     lowered = lower(model, pinned)
     with _written(target, lowered.content) as temporary:
+        # From here on the file holds the bytes: large models should not be in memory twice.
+        size, lowered = len(lowered.content), replace(lowered, content=b"")
         start = perf_counter()
+        checks = [] if verify is False else _expect(model, pinned, verify)
         runner = _load(temporary, lowered)
-        verification = None
-        if verify is not False:
-            verification = _verify(model, pinned, runner, verify)
+        verification = _verify(runner, checks)
         seconds = {**lowered.seconds, "verify": perf_counter() - start}
     return ExportReport(
         path=str(target),
-        bytes=len(lowered.content),
+        bytes=size,
         operators=dict(runner.model.census()),
         dtypes=dict(runner.model.dtype_census()),
         inputs=pinned.inputs,
@@ -85,19 +87,36 @@ def export(
     )
 
 
-def _verify(model: Any, signature: Signature, runner: Runner, given: Any) -> Verification:
-    """Runs file and model on random inputs, and on the user's if there are any."""
+@dataclass(frozen=True)
+class _Check:
+    """Samples of one batch size, and what Keras computes on them."""
+
+    signature: Signature
+    samples: list[Sample]
+    expected: list[Outputs]
+
+
+def _expect(model: Any, signature: Signature, given: Any) -> list[_Check]:
+    """Runs the model on random inputs, and on the user's if there are any."""
     checks = []
     for size in _TRIED_BATCHES if signature.open_batch else (None,):
         fixed = signature if size is None else signature.with_batch(size)
         samples = random_samples(model, fixed)
         if given is not True and size in (1, None):
             samples = [*given_samples(given, fixed), *samples]
-        checks.append(compare(runner, fixed.inputs, samples, predictions(model, fixed, samples)))
+        checks.append(_Check(fixed, samples, predictions(model, fixed, samples)))
+    return checks
+
+
+def _verify(runner: Runner, checks: Sequence[_Check]) -> Verification | None:
+    """Holds the file against what Keras computes."""
+    if not checks:
+        return None
+    found = [compare(runner, c.signature.inputs, c.samples, c.expected) for c in checks]
     return Verification(
-        samples=sum(check.samples for check in checks),
-        absolute_error=max(check.absolute_error for check in checks),
-        relative_error=max(check.relative_error for check in checks),
+        samples=sum(one.samples for one in found),
+        absolute_error=max(one.absolute_error for one in found),
+        relative_error=max(one.relative_error for one in found),
     )
 
 

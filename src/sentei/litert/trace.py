@@ -93,7 +93,9 @@ def compiled(
     with _tracing(model, signature), full_precision(model), jax.default_device(cpu):
         forward, weights, names = _forward(model, signature)
         arrays = [np.asarray(weight) for weight in weights]
-        program = jax.jit(forward).lower(arrays, _specs(signature.inputs)).compile()
+        lowered = jax.jit(forward).lower(arrays, _specs(signature.inputs))
+        # Run a few times only: compiling takes longer than optimizing could save.
+        program = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
 
     def run(inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         results = program(arrays, list(inputs))
