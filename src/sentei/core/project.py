@@ -192,6 +192,11 @@ class Projected(keras.optimizers.Optimizer):
             SenteiError: when a rule has met weights it could not work with (NaN, infinite).
         """
         self.inner_optimizer.finalize_variable_values(var_list)
+        for position in self._averages:
+            # On JAX, Keras leaves weight and average on one buffer, which the next `fit` cannot
+            # donate twice.
+            variable = self._trainable_variables[position]
+            variable.assign(ops.copy(ops.convert_to_tensor(variable)))
         for rule in self.projections:
             for position in sorted(rule.positions):
                 variable = self._trainable_variables[position]

@@ -39,7 +39,8 @@ class Weight:
 
     Attributes:
         index: its position among `model.trainable_variables`.
-        path: the variable's path, for people.
+        path: names of the layers around it from the model inwards, then its own: what `layers`
+            takes as its name (a variable's own path leaves out the models it is nested in).
         layer: the name of the layer that owns it.
         shape: its shape.
         axes: what its axes mean.
@@ -205,7 +206,8 @@ def select(
                 continue
             i = index[id(variable)]
             shape = tuple(variable.shape)
-            weight = Weight(i, variable.path, _visible(layer, holders).name, shape, axes)
+            path = "/".join([*(holder.name for holder in holders[1:]), layer.name, variable.name])
+            weight = Weight(i, path, _visible(layer, holders).name, shape, axes)
             taken, setting, reason = choose(layer, holders, variable, usual)
             if taken:
                 selected.setdefault(i, Selected(weight, setting))

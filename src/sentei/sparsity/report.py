@@ -23,7 +23,7 @@ class WeightReport:
     """One weight of a model.
 
     Attributes:
-        path: the variable's path.
+        path: names of the layers around it, and its own.
         shape: its shape.
         size: values in it.
         nonzeros: values that are not exactly zero.
@@ -115,7 +115,7 @@ def _row(
     nonzeros = int(np.count_nonzero(ops.convert_to_numpy(variable)))
     size = math.prod(weight.shape)
     measured = {
-        "path": variable.path,
+        "path": weight.path,
         "shape": weight.shape,
         "size": size,
         "nonzeros": nonzeros,
