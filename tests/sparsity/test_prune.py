@@ -236,6 +236,25 @@ def test_saved_in_the_middle_and_resumed_is_bit_for_bit_uninterrupted(
     assert [row.target for row in report(resumed) if row.pattern] == [0.75] * len(kernels(model))
 
 
+def test_weights_saved_alone_resume_a_model_pruned_the_same_way(tmp_path):
+    """As `keras.callbacks.BackupAndRestore` does: build, compile, prune, load, go on."""
+    make, shapes = KINDS["dense"]
+    schedule = PolynomialDecay(0.0, 0.75, 0, 9, frequency=2)
+    models = []
+    for _ in range(2):
+        keras.utils.set_random_seed(1)
+        models.append(sentei.prune(compiled(make, shapes), schedule))
+    train(models[0], shapes, steps=4)
+    models[0].save_weights(tmp_path / "half.weights.h5")
+    models[1].load_weights(tmp_path / "half.weights.h5")
+    for model in models:
+        train(model, shapes, steps=6)
+    for a, b in zip(models[0].optimizer.variables, models[1].optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
+    for a, b in zip(*map(values, models), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_training_goes_on_where_the_optimizer_was():
     make, shapes = KINDS["dense"]
     model = compiled(make, shapes)
