@@ -146,35 +146,47 @@ def _preprocessing(readers: Sequence[Any]) -> tuple[float, float]:
 
 
 def _readers(model: Any, position: int) -> list[Any]:
-    """The layers that read one input of a model, inside nested models as well.
+    """The layers that read one input, up to the first with weights, inside nested models as well.
 
     A subclassed model does not tell: there it may be any of its layers.
     """
     if not hasattr(model, "inputs"):
         return [model]
     if isinstance(model, keras.Sequential):
-        first = next(
-            (layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)),
-            None,
-        )
-        return [] if first is None else _open(first, 0)
-    tensor = model.inputs[position]
-    names = {
-        layer.name
-        for layer in model.layers
-        if isinstance(layer, keras.layers.InputLayer) and layer.output is tensor
-    }
+        found = []
+        for layer in model.layers:
+            found.extend(_open(layer, 0))
+            if layer.weights:
+                break
+        return found
     try:
         entries = model.get_config()["layers"]
     except (NotImplementedError, KeyError):  # A custom layer without a config.
         return [model]
-    found: list[Any] = []
-    for entry in entries:
-        for node in entry["inbound_nodes"]:
-            for i, source in enumerate(_sources(node)):
-                if source in names:
-                    found.extend(_open(model.get_layer(entry["name"]), i))
-    return found
+    tensor = model.inputs[position]
+    waiting = [
+        layer.name
+        for layer in model.layers
+        if isinstance(layer, keras.layers.InputLayer) and layer.output is tensor
+    ]
+    layers = {layer.name: layer for layer in model.layers}
+    read: dict[tuple[str, int], None] = {}
+    while waiting:
+        name = waiting.pop(0)
+        for entry in entries:
+            reader = entry["name"]
+            sources = [source for node in entry["inbound_nodes"] for source in _sources(node)]
+            for place in [i for i, source in enumerate(sources) if source == name]:
+                # What has no weights (a cast, a reshape, a plain operation) is looked through.
+                if (reader, place) not in read and not getattr(layers.get(reader), "weights", []):
+                    waiting.append(reader)
+                read[reader, place] = None
+    return [
+        first
+        for reader, place in read
+        if reader in layers
+        for first in _open(layers[reader], place)
+    ]
 
 
 def _open(layer: Any, position: int) -> list[Any]:

@@ -19,6 +19,7 @@ Outputs = dict[str, np.ndarray]
 TOLERANCE = 1e-4
 # An output that is zero all over has no magnitude to be relative to.
 _SMALLEST_MAGNITUDE = 1e-6
+_REMEDY = "If random numbers are no fit input for this model, pass your own: verify=x[:8]."
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,16 @@ def compare(
             name, [outputs[name] for outputs in expected], [outputs[name] for outputs in actual]
         )
         ratio = error / magnitude
-        # Written so that a NaN fails.
-        if not ratio <= tolerance:
+        if np.isnan(error):
+            raise ExportMismatch(
+                f"Output {name!r} of the file is not finite where Keras is, or the other way "
+                f"round, over {rows} samples. No file was written. {_REMEDY}"
+            )
+        if ratio > tolerance:
             raise ExportMismatch(
                 f"Output {name!r} of the file differs from Keras by {error:.3g}, which is "
                 f"{ratio:.2g} of its largest value {magnitude:.3g} (at most {tolerance:g} is "
-                f"allowed), over {rows} samples. No file was written. If random numbers are no "
-                "fit input for this model, pass your own: verify=x[:8]."
+                f"allowed), over {rows} samples. No file was written. {_REMEDY}"
             )
         absolute, relative = max(absolute, error), max(relative, ratio)
     return Verification(rows, absolute, relative)
@@ -117,14 +121,15 @@ def _difference(
             )
         want, have = want.astype(np.float64), have.astype(np.float64)
         finite = np.isfinite(want)
-        # Where Keras overflows or has no answer, the file must say the same.
+        # Where Keras overflows or has no answer the file must say the same, and nowhere else.
         if not np.array_equal(want[~finite], have[~finite], equal_nan=True):
             return float("nan"), _SMALLEST_MAGNITUDE
-        if want.size and not finite.any():
-            continue
-        compared = True
-        error = max(error, float(np.max(np.abs(want - have)[finite], initial=0.0)))
-        magnitude = max(magnitude, float(np.max(np.abs(want)[finite], initial=0.0)))
+        want, have = want[finite], have[finite]
+        if not np.isfinite(have).all():
+            return float("nan"), _SMALLEST_MAGNITUDE
+        compared |= bool(finite.any()) or not finite.size
+        error = max(error, float(np.max(np.abs(want - have), initial=0.0)))
+        magnitude = max(magnitude, float(np.max(np.abs(want), initial=0.0)))
     if not compared:
         raise ExportError(
             f"Keras itself computes no finite number for output {name!r} on the samples, so the "

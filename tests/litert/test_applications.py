@@ -1,0 +1,87 @@
+"""Models of keras.applications: exported, and equal to Keras to 1e-4 of the largest output."""
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+import sentei
+from sentei.core.select import sublayers
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(keras.backend.backend() != "jax", reason="one backend is enough"),
+]
+
+# Name in keras.applications, and the smallest convenient image that it takes.
+APPLICATIONS = {
+    "MobileNet": 96,
+    "MobileNetV2": 224,
+    "MobileNetV3Small": 96,
+    "MobileNetV3Large": 96,
+    "EfficientNetB0": 64,
+    "EfficientNetV2B0": 64,
+    "NASNetMobile": 64,
+    "DenseNet121": 64,
+    "ResNet50": 64,
+    "ResNet50V2": 64,
+    "InceptionV3": 75,
+    "Xception": 71,
+    "VGG16": 32,
+    "ConvNeXtTiny": 64,
+}
+
+
+def build(name, size):
+    """A model with random weights whose batch norms, unlike fresh ones, do something."""
+    head = {"classes": 10, "classifier_activation": None}
+    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), **head)
+    generator = np.random.default_rng(0)
+    for layer, _ in sublayers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            shape = layer.moving_mean.shape
+            layer.moving_mean.assign(generator.normal(0, 0.1, shape))
+            layer.moving_variance.assign(generator.uniform(0.5, 1.5, shape))
+            if layer.center:
+                layer.beta.assign(generator.normal(0, 0.1, shape))
+            if layer.scale:
+                layer.gamma.assign(generator.uniform(0.8, 1.2, shape))
+    return model
+
+
+@pytest.mark.parametrize(("name", "size"), APPLICATIONS.items(), ids=APPLICATIONS)
+def test_application(tmp_path, name, size):
+    model = build(name, size)
+    path = tmp_path / "m.tflite"
+    report = sentei.export(model, path)
+    assert report.verification.relative_error <= 1e-4
+    # Once more by hand, on pixels: neither our samples nor our comparison.
+    pixels = np.random.default_rng(1).uniform(0, 255, (1, size, size, 3)).astype("float32")
+    if name in (
+        "MobileNet",
+        "MobileNetV2",
+        "NASNetMobile",
+        "InceptionV3",
+        "Xception",
+        "ResNet50V2",
+    ):
+        pixels = pixels / 127.5 - 1
+    expected = model.predict(pixels, verbose=0)
+    interpreter = Interpreter(str(path))
+    (got,) = interpreter.get_signature_runner()(input_0=pixels).values()
+    assert np.ptp(expected) > 1e-3 * np.abs(expected).max()
+    assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_mobilenet_v2_folds_every_batch_norm_and_fuses_every_relu(tmp_path):
+    model = build("MobileNetV2", 224)
+    softmax = keras.Sequential([model, keras.layers.Softmax()])
+    report = sentei.export(softmax, tmp_path / "m.tflite", verify=False)
+    assert report.operators == {
+        "CONV_2D": 35,
+        "DEPTHWISE_CONV_2D": 17,
+        "ADD": 10,
+        "MEAN": 1,
+        "FULLY_CONNECTED": 1,
+        "SOFTMAX": 1,
+    }
