@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import types
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,9 +88,10 @@ def lower_elsewhere(model: Any, signature: Signature) -> Lowered:
         folder = Path(name)
         try:
             # Not model.save: the optimizer's state, which can be twice the weights, is not needed.
-            config = keras.saving.serialize_keras_object(model)
-            text = json.dumps(_without_random_initializers({**config, "compile_config": None}))
-            model.save_weights(folder / _WEIGHTS)
+            with warnings.catch_warnings(action="ignore"):  # That lambdas are unsafe to load.
+                config = keras.saving.serialize_keras_object(model)
+                model.save_weights(folder / _WEIGHTS)
+            text = json.dumps(_for_inference(config))
         except Exception as error:
             raise UnsupportedModel(
                 f"Model {model.name!r} cannot be saved, which its export from the "
@@ -141,10 +143,11 @@ def main(folder: Path) -> None:
     os.replace(temporary, folder / _RESULT)
 
 
-def _without_random_initializers(config: Any) -> Any:
-    """A model's config whose layers begin at zero, as their weights are loaded anyway.
+def _for_inference(config: Any) -> Any:
+    """A model's config without what its weights and its training make of it.
 
-    JAX compiles the random numbers of each shape anew: loading MobileNetV2 takes six times longer.
+    Layers begin at zero, as their weights are loaded anyway: JAX compiles the random numbers of
+    each shape anew, which makes loading MobileNetV2 take six times longer.
     """
     if isinstance(config, dict):
         if (
@@ -152,9 +155,9 @@ def _without_random_initializers(config: Any) -> Any:
             and config.get("class_name") in _RANDOM_INITIALIZERS
         ):
             return {**config, "class_name": "Zeros", "config": {}}
-        return {key: _without_random_initializers(value) for key, value in config.items()}
+        return {k: _for_inference(v) for k, v in config.items() if k != "compile_config"}
     if isinstance(config, list | tuple):
-        return [_without_random_initializers(value) for value in config]
+        return [_for_inference(value) for value in config]
     return config
 
 
