@@ -1,0 +1,78 @@
+"""The rows of the demo's table, as data: how each network is made from an earlier one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from sentei.demo import network
+from sentei.sparsity import PolynomialDecay, prune
+
+BATCH_SIZE = 100
+SPARSITY = 0.8
+# The target is reached here; the rest of the steps let the weights that are left settle.
+_PRUNED_BY = 0.6
+_UPDATES = 20
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: a network, trained, exported, and measured as a file.
+
+    Attributes:
+        name: The stem of its files, and its name in the table.
+        doing: What the progress bar says meanwhile.
+        begins_from: The variant whose trained network it starts from, or None for a new one.
+        epochs: Passes over the training images.
+        prepare: Makes of that network one that is compiled, given the number of training steps.
+    """
+
+    name: str
+    doing: str
+    begins_from: str | None
+    epochs: int
+    prepare: Callable[[Any, int], Any]
+
+
+def compile_for(model: Any, learning_rate: float, steps: int) -> Any:
+    """Compiles a network for training by AdamW under a cosine that ends at zero.
+
+    Args:
+        model: The network.
+        learning_rate: Where the cosine begins.
+        steps: Optimizer steps.
+
+    Returns:
+        The same network.
+    """
+    model.compile(
+        keras.optimizers.AdamW(
+            keras.optimizers.schedules.CosineDecay(learning_rate, steps), weight_decay=1e-2
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def _dense(_: Any, steps: int) -> Any:
+    return compile_for(network.build(), 3e-3, steps)
+
+
+def _pruned(model: Any, steps: int) -> Any:
+    end = max(1, round(_PRUNED_BY * steps))
+    schedule = PolynomialDecay(
+        initial=0.0,
+        final=SPARSITY,
+        begin_step=0,
+        end_step=end,
+        frequency=max(1, end // _UPDATES),
+    )
+    return prune(compile_for(model, 2e-3, steps), schedule)
+
+
+VARIANTS = (
+    Variant("dense", "training", None, 10, _dense),
+    Variant("pruned", f"pruning to {SPARSITY:.0%}", "dense", 8, _pruned),
+)
