@@ -19,7 +19,7 @@ def _select(which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
     return result
 
 
-# Primitives that work number by number. They are called with the primitive's parameters as keywords.
+# Primitives that work number by number, called with the primitive's parameters as keywords.
 ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "abs": lambda x, **_: np.abs(x),
     "add": lambda x, y, **_: x + y,

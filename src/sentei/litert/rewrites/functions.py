@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,7 +19,6 @@ import numpy as np
 
 from sentei.litert.rewrites.arithmetic import ELEMENTWISE, evaluate
 from sentei.litert.rewrites.graph import Value
-from sentei.litert.rewrites.wide import narrowed
 
 # Dense where activations bend, sparse far out, so that a clip at 20 or 1000 is not overlooked.
 _FAR = np.array([12.0, 20.0, 50.0, 100.0, 1e3, 1e4, 1e6])
@@ -40,7 +39,9 @@ class _Known:
     write: Callable[[Any], Any]
 
 
-def _composite(function: Callable[[Any], Any], name: str, **attributes: Any) -> Callable[[Any], Any]:
+def _composite(
+    function: Callable[[Any], Any], name: str, **attributes: Any
+) -> Callable[[Any], Any]:
     """A function under a name that the converter turns into one op."""
     wrapped = jax.lax.composite(lambda x, **_: function(x), name)
     return lambda x: wrapped(x, **attributes)
@@ -84,7 +85,7 @@ def recognise(value: Value) -> None:
     step = value.step
     if step is None or step.name not in ELEMENTWISE:
         return
-    varying = [v for v in step.inputs if v.scalar() is None]
+    varying = [v for v in step.inputs if v.scalar is None]
     if not varying:
         return
     rows = [_rows(v) for v in varying]
@@ -92,7 +93,7 @@ def recognise(value: Value) -> None:
         if leaf.shape != value.shape:
             continue
         row = {id(v): v_rows[leaf] for v, v_rows in zip(varying, rows, strict=True)}
-        arrays = [row[id(v)] if id(v) in row else np.float64(v.scalar()) for v in step.inputs]
+        arrays = [row[id(v)] if id(v) in row else np.float64(v.scalar) for v in step.inputs]
         kind = value.array.dtype
         wanted = np.dtype(np.float64) if value.floating else kind
         curve = evaluate(step.name, step.params, [np.asarray(a) for a in arrays], wanted)
@@ -111,9 +112,9 @@ def _rows(value: Value) -> dict[Value, np.ndarray]:
 def _replace(value: Value, leaf: Value, curve: np.ndarray) -> None:
     for known in _TABLE:
         if np.allclose(curve, known.curve, rtol=1e-5, atol=1e-6):
-            if leaf.wide is not None:
-                written = narrowed(known.write(leaf.wide.array), leaf.wide.axis)
-                value.array, value.wide = written.array, written.wide
+            if leaf.view is not None:
+                shown = replace(leaf.view, array=known.write(leaf.view.array)).shown()
+                value.array, value.view = shown.array, shown.view
             else:
-                value.array, value.wide = known.write(leaf.array), None
+                value.array, value.view = known.write(leaf.array), None
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sentei.litert.rewrites.graph import Rule, Run, Step, Value
+from sentei.litert.rewrites.graph import Rule, Run, Step, Value, same_program
 
 
 def _gather(step: Step, run: Run) -> Sequence[Any] | None:
@@ -25,9 +26,7 @@ def _gather(step: Step, run: Run) -> Sequence[Any] | None:
 def _inside(table: Value, places: np.ndarray, params: Any) -> dict[str, Any] | None:
     """The parameters without the test for places outside, when all known places are inside."""
     numbers = params["dimension_numbers"]
-    limits = [
-        table.shape[axis] - params["slice_sizes"][axis] for axis in numbers.start_index_map
-    ]
+    limits = [table.shape[axis] - params["slice_sizes"][axis] for axis in numbers.start_index_map]
     if np.any(places < 0) or np.any(places > limits):
         return None
     return {**params, "mode": lax.GatherScatterMode.PROMISE_IN_BOUNDS, "fill_value": None}
@@ -43,8 +42,7 @@ def _row_numbers(step: Step, table: Value, places: Value) -> Value | None:
         and tuple(step.params["slice_sizes"]) == (1, table.shape[1])
         and numbers.offset_dims == (len(step.shapes[0]) - 1,)
     )
-    # Only a weight is a table: rows of an activation are picked by GATHER_ND.
-    if not whole_rows or table.step is not None or not table.floating:
+    if not whole_rows or not table.fixed or not table.floating:
         return None
     spread = places.made_by("broadcast_in_dim") or places.made_by("reshape")
     if spread is None or places.shape != (*spread.inputs[0].shape, 1):
@@ -54,11 +52,13 @@ def _row_numbers(step: Step, table: Value, places: Value) -> Value | None:
 
 def _unwrapped(rows: Value) -> Value | None:
     """The numbers before `select(i < 0, i + length, i)`."""
-    choice = rows.made_by("select_n")
-    negative = choice.inputs[0].made_by("lt") if choice is not None else None
-    if choice is None or negative is None or negative.inputs[1].scalar() != 0:
+    numbers, limit = (
+        rows.behind(("select_n", 0), ("lt", 0)),
+        rows.behind(("select_n", 0), ("lt", 1)),
+    )
+    if limit is None or limit.scalar != 0:
         return None
-    return negative.inputs[0] if negative.inputs[0] is choice.inputs[1] else None
+    return numbers if rows.behind(("select_n", 1)) is numbers else None
 
 
 def _rows(table: Value, rows: Value) -> Any:
@@ -73,4 +73,17 @@ def _rows(table: Value, rows: Value) -> Any:
     return looked_up.reshape(*rows.shape, table.shape[1])
 
 
-RULES: dict[str, Rule] = {"gather": _gather}
+def _bucket(step: Step, run: Run) -> Sequence[Any] | None:
+    """`jax.numpy.searchsorted`: how many boundaries a number has passed, counted at once."""
+    boundaries, numbers = step.inputs
+    if len(boundaries.shape) != 1 or not numbers.floating:
+        return None
+    for side, passed in (("left", jnp.greater), ("right", jnp.greater_equal)):
+        search = partial(jnp.searchsorted, side=side)
+        if same_program(step, search, boundaries.array, numbers.array):
+            beyond = passed(numbers.array[..., None], boundaries.array)
+            return [jnp.sum(beyond.astype(jnp.int32), axis=-1)]
+    return None
+
+
+RULES: dict[str, Rule] = {"gather": _gather, "jit searchsorted": _bucket}

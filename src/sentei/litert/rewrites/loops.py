@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend import core
 
 from sentei.core.errors import UnsupportedModel
-from sentei.litert.rewrites.graph import Rule, Run, Step, Value, size
+from sentei.litert.rewrites.graph import Rule, Run, Step, Value
 
 # A while loop over known numbers is written out at most this many times.
 _LONGEST = 10_000
@@ -99,9 +99,9 @@ def _slices(sequence: Value, length: int) -> list[Value]:
     """A tensor's slices along axis 0, by one UNPACK."""
     if sequence.known is not None:
         return [Value(jnp.asarray(row), known=row) for row in sequence.known]
-    unpacked = lax.composite(
-        lambda x, **_: [x[i] for i in range(length)], "tfl.unpack"
-    )(sequence.array, num=np.int32(length), axis=np.int32(0))
+    unpacked = lax.composite(lambda x, **_: [x[i] for i in range(length)], "tfl.unpack")(
+        sequence.array, num=np.int32(length), axis=np.int32(0)
+    )
     return [Value(array) for array in unpacked]
 
 
@@ -110,7 +110,9 @@ def _stacked(parts: list[Value]) -> Value:
     shape = parts[0].shape
     if not shape:
         return Value(jnp.stack([part.array for part in parts]))
-    joined = lax.concatenate([part.array for part in parts], 0) if len(parts) > 1 else parts[0].array
+    joined = (
+        lax.concatenate([part.array for part in parts], 0) if len(parts) > 1 else parts[0].array
+    )
     stacked = joined.reshape(len(parts), *shape)
     return Value(stacked, step=Step("stack", parts, {}, [tuple(stacked.shape)]))
 
@@ -134,7 +136,7 @@ def _while(step: Step, run: Run) -> Sequence[Any] | None:
     test_constants, body_constants = step.inputs[:first], step.inputs[first : first + second]
     state = step.inputs[first + second :]
     for _ in range(_LONGEST):
-        test = run(params["cond_jaxpr"], [*test_constants, *state], step.scope)[0].scalar()
+        test = run(params["cond_jaxpr"], [*test_constants, *state], step.scope)[0].scalar
         if test is None:
             break
         if not test:
@@ -151,7 +153,7 @@ def _cond(step: Step, run: Run) -> Sequence[Any] | None:
     """A branch: the one taken, if known; else all of them and a choice among the results."""
     which, *inputs = step.inputs
     branches = step.params["branches"]
-    known = which.scalar()
+    known = which.scalar
     if known is not None:
         return run(branches[int(np.clip(known, 0, len(branches) - 1))], inputs, step.scope)
     results = [run(branch, inputs, step.scope) for branch in branches]
@@ -164,4 +166,16 @@ def _cond(step: Step, run: Run) -> Sequence[Any] | None:
     return chosen
 
 
-RULES: dict[str, Rule] = {"scan": _scan, "while": _while, "cond": _cond, "slice": _slice}
+def _choice(step: Step, run: Run) -> Sequence[Any] | None:
+    """A choice that is known is its branch."""
+    known = step.inputs[0].scalar
+    return None if known is None else [step.inputs[1 + int(known)]]
+
+
+RULES: dict[str, Rule] = {
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+    "select_n": _choice,
+    "slice": _slice,
+}

@@ -1,4 +1,4 @@
-"""Softmax over any axes as LiteRT's SOFTMAX, which works on the last axis only."""
+"""Softmax over any axes, and the plain form of normalization."""
 
 from __future__ import annotations
 
@@ -6,54 +6,90 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax import lax
 
 from sentei.litert.rewrites.graph import Rule, Run, Step, Value, size
 
+# Steps that only give a reduced tensor its axes back.
+_RESTORING = ("broadcast_in_dim", "reshape", "stop_gradient", "copy")
 
-def _softmax(step: Step, run: Run) -> Sequence[Any] | None:
-    """exp(x - max x) / sum exp(x - max x)."""
+
+def _quotient(step: Step, run: Run) -> Sequence[Any] | None:
+    """exp(x - m) / sum exp(x - m): softmax of x, for an m that is the same along its axes."""
     exponential = step.inputs[0].made_by("exp")
-    total = _reduced(step.inputs[1], "reduce_sum")
+    total = _reduction(step.inputs[1])
     if exponential is None or total is None or total.inputs[0].made_by("exp") is not exponential:
         return None
-    difference = exponential.inputs[0].made_by("sub")
+    return _softmax(exponential.inputs[0], total)
+
+
+def _exponential(step: Step, run: Run) -> Sequence[Any] | None:
+    """exp(x - (log sum exp(x - m) + m)): softmax of x, as Keras writes it for several axes."""
+    exponent = step.inputs[0]
+    x, shift = exponent.behind(("sub", 0)), exponent.behind(("sub", 1), ("add", 1))
+    logarithm = exponent.behind(("sub", 1), ("add", 0), ("log", 0))
+    if logarithm is None:
+        return None
+    # A sum of exponentials is not negative: Keras' `abs` does nothing.
+    total = _reduction(logarithm.behind(("abs", 0)) or logarithm)
+    centred = total.inputs[0].behind(("exp", 0)) if total is not None else None
+    if total is None or centred is None:
+        return None
+    if centred.behind(("sub", 0)) is not x or centred.behind(("sub", 1)) is not shift:
+        return None
+    return _softmax(centred, total)
+
+
+def _reduction(value: Value) -> Step | None:
+    """The sum behind a value that has its axes back, each of length 1."""
+    restored = value.shape
+    while value.step is not None and value.step.name in _RESTORING:
+        value = value.step.inputs[0]
+    step = value.made_by("reduce_sum")
+    if step is None:
+        return None
+    axes = step.params["axes"]
+    kept = tuple(1 if axis in axes else n for axis, n in enumerate(step.inputs[0].shape))
+    return step if restored == kept else None
+
+
+def _softmax(centred: Value, total: Step) -> Sequence[Any] | None:
+    """Softmax of x, given x - m; SOFTMAX works on the last axis, so others are turned there."""
+    axes = tuple(int(axis) for axis in total.params["axes"])
+    difference = centred.made_by("sub")
     if difference is None:
         return None
-    largest = _reduced(difference.inputs[1], "reduce_max")
-    axes = tuple(total.params["axes"])
-    if largest is None or tuple(largest.params["axes"]) != axes:
-        return None
-    logits = difference.inputs[0]
-    if largest.inputs[0] is not logits:
-        return None
-    return [_over(logits, axes)]
-
-
-def _reduced(value: Value, name: str) -> Step | None:
-    """The reduction behind a value, through the steps that only restore its axes."""
-    while value.step is not None and value.step.name != name:
-        inputs = [v for v in value.step.inputs if v.scalar() is None]
-        if value.step.name not in _RESTORING or len(inputs) != 1:
-            return None
-        value = inputs[0]
-    return value.step
-
-
-# `max` with a constant: JAX bounds the largest logit from below by minus infinity.
-_RESTORING = ("broadcast_in_dim", "reshape", "stop_gradient", "max", "copy")
-
-
-def _over(logits: Value, axes: tuple[int, ...]) -> Any:
-    """Softmax over the given axes, by turning them to the end and back."""
+    logits, shift = difference.inputs
+    constant = len(shift.shape) == len(logits.shape) and all(shift.shape[a] == 1 for a in axes)
+    logits = logits if constant else centred
     rank = len(logits.shape)
     if axes == (rank - 1,):
-        return jax.nn.softmax(logits.array, axis=-1)
+        return [jax.nn.softmax(logits.array, axis=-1)]
     kept = [axis for axis in range(rank) if axis not in axes]
     order = [*kept, *axes]
-    turned = jax.lax.transpose(logits.array, order)
+    turned = lax.transpose(logits.array, order)
     joined = turned.reshape(*turned.shape[: len(kept)], size([logits.shape[a] for a in axes]))
     result = jax.nn.softmax(joined, axis=-1).reshape(turned.shape)
-    return jax.lax.transpose(result, sorted(range(rank), key=order.__getitem__))
+    return [lax.transpose(result, sorted(range(rank), key=order.__getitem__))]
 
 
-RULES: dict[str, Rule] = {"div": _softmax}
+def _sum(step: Step, run: Run) -> Sequence[Any] | None:
+    """Writes x * s + (b - m * s) as (x - m) * s + b, where m follows from x.
+
+    Keras writes normalization the first way, which is best when m and s are weights: they become
+    a convolution's. When they are statistics of x, x - m is there already, for the variance.
+    """
+    product, shift = step.inputs
+    x, scale = product.behind(("mul", 0)), product.behind(("mul", 1))
+    bias = shift.behind(("add", 1))
+    negative = shift if bias is None else shift.behind(("add", 0))
+    mean = negative.behind(("mul", 0), ("neg", 0)) if negative is not None else None
+    if x is None or scale is None or mean is None or negative is None:
+        return None
+    if negative.behind(("mul", 1)) is not scale or mean.fixed:
+        return None
+    result = lax.mul(lax.sub(x.array, mean.array), scale.array)
+    return [result if bias is None else lax.add(result, bias.array)]
+
+
+RULES: dict[str, Rule] = {"div": _quotient, "exp": _exponential, "add": _sum}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from sentei.litert.rewrites.graph import Rule, Run, Step, Value, size
+from sentei.litert.rewrites.graph import Rule, Run, Step, Value, same_program, size
 
 _METHODS = {"bilinear": "odml.upsample_bilinear2d", "nearest": "tfl.resize_nearest_neighbor"}
 
@@ -25,26 +27,20 @@ def _written(array: Any, height: int, width: int, method: str) -> Any:
 
 
 def _resize(step: Step, run: Run) -> Sequence[Any] | None:
-    """`jax.image.resize`: the method is the one whose program reads the same."""
-    image = step.inputs[0]
-    if len(step.inputs) != 1 or len(image.shape) != 4 or not image.floating:
+    """`jax.image.resize` of images, channels last or first."""
+    if len(step.inputs) != 1 or len(step.shapes[0]) != 4 or not step.inputs[0].floating:
         return None
-    source, target = image.shape, step.shapes[0]
-    if source[0] != target[0] or source[3] != target[3]:
-        return None
-    program = step.params["jaxpr"]
+    image, target = step.inputs[0].array, step.shapes[0]
+    changed = {axis for axis in range(4) if image.shape[axis] != target[axis]}
+    last, first = changed <= {1, 2}, changed <= {2, 3}
     for method in _METHODS:
-        if str(_program(program.in_avals[0], target, method)) == str(program):
-            return [_written(image.array, target[1], target[2], method)]
+        resize = partial(jax.image.resize, shape=target, method=method, antialias=False)
+        if (last or first) and same_program(step, resize, image):
+            if last:
+                return [_written(image, target[1], target[2], method)]
+            turned = jnp.moveaxis(image, 1, 3)
+            return [jnp.moveaxis(_written(turned, target[2], target[3], method), 3, 1)]
     return None
-
-
-def _program(source: Any, target: Sequence[int], method: str) -> Any:
-    """What JAX traces for a resize."""
-    traced = jax.make_jaxpr(
-        lambda x: jax.image.resize(x, target, method, antialias=False)
-    )(jax.ShapeDtypeStruct(source.shape, source.dtype))
-    return traced.jaxpr.eqns[0].params["jaxpr"]
 
 
 def _repeated(step: Step, run: Run) -> Sequence[Any] | None:
@@ -55,12 +51,18 @@ def _repeated(step: Step, run: Run) -> Sequence[Any] | None:
     value, wide = spread.inputs[0], tuple(spread.params["shape"])
     kept = list(spread.params["broadcast_dimensions"])
     added = [axis for axis in range(len(wide)) if axis not in kept]
-    if len(added) != 1 or added[0] == 0 or not value.floating or size(value.shape) < 2:
+    if len(added) != 1 or added[0] == 0 or not value.floating:
         return None
     axis, times = added[0] - 1, wide[added[0]]
     merged = list(value.shape)
+    if merged[axis] == 1:
+        return None
     merged[axis] *= times
-    if step.shapes[0] != tuple(merged) or wide != (*value.shape[: axis + 1], times, *value.shape[axis + 1 :]):
+    if step.shapes[0] != tuple(merged) or wide != (
+        *value.shape[: axis + 1],
+        times,
+        *value.shape[axis + 1 :],
+    ):
         return None
     return [_repeat(value, axis, times)]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -17,14 +19,15 @@ from sentei.litert.rewrites import (
     normalized,
     refused,
     resampling,
-    wide,
+    spectra,
+    views,
     windows,
 )
 from sentei.litert.rewrites.arithmetic import evaluate
 from sentei.litert.rewrites.graph import Rule, Step, Value, size
 
-# Constants larger than this are left to the converter.
-_KNOWN_LIMIT = 4096
+# Larger constants are left to the converter: this holds the matrix that resizes 512 rows to 512.
+_KNOWN_LIMIT = 512 * 512
 
 # Steps that only call an inner program, and the parameter that holds it.
 _CALLS = {
@@ -37,6 +40,9 @@ _CALLS = {
     "checkpoint": "jaxpr",
 }
 
+# Steps that hold programs and have a rule for known numbers of their own.
+_LOOPS = ("scan", "while", "cond")
+
 # A name may have several rules: the first that answers wins. "jit x": a function x of JAX itself.
 _RULES: dict[str, list[Rule]] = {}
 for _table in (
@@ -47,7 +53,8 @@ for _table in (
     lookups.RULES,
     normalized.RULES,
     refused.RULES,
-    wide.RULES,
+    spectra.RULES,
+    views.RULES,
 ):
     for _name, _rule in _table.items():
         _RULES.setdefault(_name, []).append(_rule)
@@ -88,7 +95,9 @@ def _run(program: Any, inputs: Sequence[Value], scope: str) -> list[Value]:
 
     for equation in _needed(inner):
         step = _step(equation, [read(atom) for atom in equation.invars], scope)
-        with jax.named_scope(str(equation.source_info.name_stack) or "_"):
+        # The layers' names go with the operations: into error messages, and into the file.
+        name = str(equation.source_info.name_stack)
+        with jax.named_scope(name) if name else nullcontext():
             outputs = _apply(step)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in inner.outvars]
@@ -118,13 +127,16 @@ def _step(equation: Any, inputs: list[Value], scope: str) -> Step:
         inputs=inputs,
         params=equation.params,
         shapes=[tuple(variable.aval.shape) for variable in equation.outvars],
+        dtypes=[np.dtype(variable.aval.dtype) for variable in equation.outvars],
         scope="/".join(name for name in names if name),
         bind=bind,
     )
 
 
 def _apply(step: Step) -> list[Value]:
-    """What a step writes: by a rule, from the inner program, or as it stands."""
+    """What a step writes: computed now, by a rule, from the inner program, or as it stands."""
+    if (computed := _computed(step)) is not None:
+        return computed
     label = f"jit {step.params['name']}" if step.name == "jit" else step.name
     outputs = next(
         (out for rule in _RULES.get(label, ()) if (out := rule(step, _run)) is not None), None
@@ -134,30 +146,48 @@ def _apply(step: Step) -> list[Value]:
     if outputs is None:
         outputs = step.bind(*[value.array for value in step.inputs])
     values = [_value(step, output) for output in outputs]
-    if len(values) == 1:
-        values[0].known = _known(step, values[0])
+    if len(values) == 1 and values[0].step is step:
         functions.recognise(values[0])
     return values
 
 
+def _computed(step: Step) -> list[Value] | None:
+    """A step on known numbers, carried out at export: the file holds only its result."""
+    arrays = [given.known for given in step.inputs if given.known is not None]
+    if len(arrays) < len(step.inputs) or not step.dtypes or step.name in _CALLS:
+        return None
+    few = all(size(shape) <= _KNOWN_LIMIT for shape in step.shapes)
+    if not few or any(dtype.kind not in "fiub" for dtype in step.dtypes):
+        return None
+    known = evaluate(step.name, step.params, arrays, step.dtypes[0])
+    if known is not None:
+        results = [known]
+    elif arrays and step.name not in _LOOPS:
+        with jax.ensure_compile_time_eval():
+            results = [np.asarray(output) for output in step.bind(*arrays)]
+    else:
+        return None
+    return [_constant(result, step) for result in results]
+
+
 def _value(step: Step, output: Any) -> Value:
     """The value a step writes, with where it came from."""
-    if not isinstance(output, Value):
-        return Value(output, step=step)
-    if output.step is None:
-        output.step = step
-    return output
+    value = output if isinstance(output, Value) else Value(output)
+    passed_on = any(value is given for given in step.inputs)
+    if value.step is None and not passed_on:
+        value.step = step
+        value.fixed = bool(step.inputs) and all(given.fixed for given in step.inputs)
+    return value
 
 
-def _known(step: Step, output: Value) -> np.ndarray | None:
-    """The numbers a step writes, when it reads only known ones and they are few."""
-    if size(output.shape) > _KNOWN_LIMIT or any(v.known is None for v in step.inputs):
-        return None
-    arrays = [value.known for value in step.inputs if value.known is not None]
-    return evaluate(step.name, step.params, arrays, output.array.dtype)
-
-
-def _constant(array: Any) -> Value:
+def _constant(array: Any, step: Step | None = None) -> Value:
     """A constant of the program; a weight that JAX still traces has unknown numbers."""
     few = not isinstance(array, jax.core.Tracer) and size(array.shape) <= _KNOWN_LIMIT
-    return Value(array, known=np.asarray(array) if few and array.dtype.kind in "fiub" else None)
+    if not few or array.dtype.kind not in "fiub":
+        return Value(array, fixed=True, step=step)
+    known = np.asarray(array)
+    value = Value(array, known=known, fixed=True, step=step)
+    if value.scalar is not None and known.ndim:
+        # One number spread over a tensor takes no room in the file.
+        value.array = jnp.full(known.shape, known.flat[0], known.dtype)
+    return value

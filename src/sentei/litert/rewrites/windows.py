@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from sentei.litert.rewrites.graph import Rule, Run, Step, Value, size
-from sentei.litert.rewrites.wide import narrowed, widened
+from sentei.litert.rewrites.views import View, widened
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def _pooled(value: Value, window: _Window, pool: _Pool) -> Value:
     """Pools a tensor of any rank by 2-D pooling."""
     axes = window.axes()
     if len(value.shape) == 3 and axes == [1]:
-        return narrowed(pool(widened(value, 1), window.wide(1)), 1)
+        return View(pool(widened(value, 1), window.wide(1)), axis=1).shown()
     array = value.array
     while axes:
         pair = axes[-2:] if len(axes) > 1 and axes[-1] - axes[-2] == 1 else axes[-1:]
@@ -102,7 +101,7 @@ def _pooled(value: Value, window: _Window, pool: _Pool) -> Value:
 
 
 def _pooled_along(array: Any, axes: list[int], window: _Window, pool: _Pool) -> Any:
-    """Pools along one axis or two adjacent ones: all before become the batch, all after channels."""
+    """Pools along one axis or two adjacent ones; before is the batch, after channels."""
     before, after = array.shape[: axes[0]], array.shape[axes[-1] + 1 :]
     spatial = [array.shape[axis] for axis in axes]
     lone = [1] * (2 - len(axes))
@@ -155,7 +154,7 @@ def _quotient(step: Step, run: Run) -> Sequence[Any] | None:
     if padded:
         if not _counts(step.inputs[1], window):
             return None
-    elif step.inputs[1].scalar() != size(window.lengths):
+    elif step.inputs[1].scalar != size(window.lengths):
         return None
     return [_pooled(total.inputs[0], window, _mean)]
 
@@ -164,7 +163,7 @@ def _counts(value: Value, window: _Window) -> bool:
     """Whether a value counts, for each window, the numbers that are not padding."""
     spread = value.made_by("broadcast_in_dim")
     counts = (spread.inputs[0] if spread is not None else value).made_by("reduce_window_sum")
-    if counts is None or counts.inputs[0].scalar() != 1.0:
+    if counts is None or counts.inputs[0].scalar != 1.0:
         return False
     other = _Window.of(counts)
     return other is not None and [
