@@ -79,6 +79,7 @@ def test_sparsity_is_exactly_as_scheduled_after_every_step(kind):
         for position, value in kernels(model).items():
             assert np.count_nonzero(value) == expected_nonzeros(value.size, schedule(step))
             now = value == 0
+            assert not np.signbit(value[now]).any(), "a pruned weight is -0.0"
             assert np.all(now | ~zeros.get(position, now & False)), "a pruned weight came back"
             zeros[position] = now
 
@@ -308,6 +309,18 @@ def test_ties_are_cut_by_position_and_zeros_stay():
         kernel = ops.convert_to_numpy(model.layers[0].kernel).ravel()
         kept = expected_nonzeros(20, model.optimizer.projections[0].schedule(step))
         np.testing.assert_array_equal(kernel, [1.0] * kept + [0.0] * (20 - kept))
+
+
+def test_a_kept_weight_that_happens_to_be_zero_does_not_call_a_pruned_one_back():
+    model = keras.Sequential([keras.Input((1,)), kl.Dense(4, use_bias=False)])
+    model.layers[0].kernel.assign([[0.1, 1.0, 2.0, 3.0]])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    sentei.prune(model, ConstantSparsity(0.25, frequency=1))
+    for _ in range(2):
+        model.train_on_batch(np.zeros((2, 1)), np.zeros((2, 4)))
+        mask = ops.convert_to_numpy(model.optimizer.projections[0].masks[0])
+        np.testing.assert_array_equal(mask, [[False, True, True, True]])
+        model.layers[0].kernel.assign([[0.0, 1.0, 2.0, 0.0]])
 
 
 def test_layers_by_dict_list_and_function():
