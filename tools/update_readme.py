@@ -2,8 +2,8 @@
 
     make demo && python tools/update_readme.py sentei-demo
 
-Copies the demo's results.json and tradeoff.png to docs/demo.json and docs/demo.png, and rewrites the
-part of README.md between its two markers. tests/test_readme.py checks that they belong together.
+Copies the demo's results.json and tradeoff.png to docs/demo.json and docs/demo.png, and rewrites
+the part of README.md between its two markers. tests/test_readme.py checks that both agree.
 """
 
 import argparse
