@@ -78,8 +78,8 @@ def numbers(*shape):
     return np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
-def run_content(content, inputs):
-    return Interpreter(model_content=content).get_signature_runner()(**inputs)
+def run_file(path, inputs):
+    return Interpreter(str(path)).get_signature_runner()(**inputs)
 
 
 def close(actual, expected):
@@ -97,14 +97,14 @@ def test_export_on_this_backend(tmp_path):
     report = sentei.export(model, tmp_path / "m.tflite")
     assert report.verification.relative_error < 1e-5
     assert "second process" in report.seconds or keras.backend.backend() == "jax"
-    got = run_content((tmp_path / "m.tflite").read_bytes(), inputs)
+    got = run_file(tmp_path / "m.tflite", inputs)
     for name, expected in model(inputs).items():
         close(got[name], expected)
 
 
 @slow
 @pytest.mark.core
-def test_custom_layers_functions_lambdas_and_dropped_layers():
+def test_custom_layers_functions_lambdas_and_dropped_layers(tmp_path):
     model = keras.Sequential(
         [
             keras.Input((6,)),
@@ -116,35 +116,35 @@ def test_custom_layers_functions_lambdas_and_dropped_layers():
     )
     # The optimizer and its loss are no business of the file, nor is where they are defined.
     model.compile("adam", loss=lambda y, z: ops.mean(y - z))
-    lowered = lower_elsewhere(model, signature_of(model))
+    lowered = lower_elsewhere(model, signature_of(model), tmp_path / "m.tflite")
     x = numbers(1, 6)
     full = keras.Sequential([keras.Input((6,)), Plain(), kl.Dense(3), kl.Lambda(lambda x: x + 1)])
     full.set_weights([keras.ops.convert_to_numpy(w) for w in model.trainable_variables])
-    close(run_content(lowered.content, {"input_0": x})[model.layers[-1].name], full(x))
+    close(run_file(tmp_path / "m.tflite", {"input_0": x})[model.layers[-1].name], full(x))
     assert [spec.shape for spec in lowered.outputs] == [(1, 3)]
 
 
 @slow
-def test_the_childs_words_are_one_error_of_ours():
+def test_the_childs_words_are_one_error_of_ours(tmp_path):
     model = keras.Sequential([keras.Input((3,)), UsesNumpy(name="looks")])
     with pytest.raises(
         ExportError, match=r"layer 'looks' \(UsesNumpy\) failed.*keras.ops.where"
     ) as e:
-        lower_elsewhere(model, signature_of(model))
+        lower_elsewhere(model, signature_of(model), tmp_path / "m.tflite")
     assert "Traceback" not in str(e.value)
     assert e.value.__cause__ is None
 
 
 @slow
-def test_a_model_that_the_child_cannot_load():
+def test_a_model_that_the_child_cannot_load(tmp_path):
     model = keras.Sequential([keras.Input((3,)), NoConfig(2)])
     with pytest.raises(
         UnsupportedModel, match=r"cannot (be saved|load it).*`get_config`.*JAX backend"
     ):
-        lower_elsewhere(model, signature_of(model))
+        lower_elsewhere(model, signature_of(model), tmp_path / "m.tflite")
 
 
-def test_a_class_inside_a_function_is_out_of_reach():
+def test_a_class_inside_a_function_is_out_of_reach(tmp_path):
     class Local(kl.Layer):
         def call(self, x):
             return x
@@ -153,7 +153,7 @@ def test_a_class_inside_a_function_is_out_of_reach():
     with pytest.raises(
         UnsupportedModel, match=r"'Local' is defined inside the function 'test_a_class"
     ):
-        lower_elsewhere(model, signature_of(model))
+        lower_elsewhere(model, signature_of(model), tmp_path / "m.tflite")
 
 
 @slow
@@ -164,7 +164,7 @@ def test_a_child_that_dies_is_reported(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     model = keras.Sequential([keras.Input((3,)), kl.Dense(2)])
     with pytest.raises(ExportError, match=r"second process .* ended with status 7: gone"):
-        lower_elsewhere(model, signature_of(model))
+        lower_elsewhere(model, signature_of(model), tmp_path / "m.tflite")
 
 
 @slow
@@ -217,9 +217,9 @@ SCRIPT = """
     from sentei.litert.child import lower_elsewhere
     from sentei.litert.signature import signature_of
 
-    content = lower_elsewhere(model, signature_of(model)).content
-    with open("m.tflite", "wb") as file:
-        file.write(content)
+    from pathlib import Path
+
+    lower_elsewhere(model, signature_of(model), Path("m.tflite"))
     import numpy as np
     np.save("x.npy", x := np.ones((1, 4), "float32"))
     np.save("y.npy", ops.convert_to_numpy(model(x)))
@@ -237,9 +237,7 @@ def test_classes_of_a_script_are_found_without_running_it_again(tmp_path):
         check=True,
     )
     assert (tmp_path / "ran.txt").read_text() == "__main__\n"
-    got = run_content(
-        (tmp_path / "m.tflite").read_bytes(), {"input_0": np.load(tmp_path / "x.npy")}
-    )
+    got = run_file(tmp_path / "m.tflite", {"input_0": np.load(tmp_path / "x.npy")})
     close(next(iter(got.values())), np.load(tmp_path / "y.npy"))
 
 

@@ -1,8 +1,8 @@
 """Converting a model in a second Python process that runs Keras on JAX.
 
 The parent, on TensorFlow or PyTorch, saves the model and a note of where its custom classes are
-defined; the child (`python -m sentei.litert.child FOLDER`) loads it, converts it and leaves the
-result, or what went wrong, in the same folder.
+defined; the child (`python -m sentei.litert.child FOLDER`) loads it, writes the file and leaves a
+note of how that went in the same folder.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Job:
 
     Attributes:
         signature: What the model is called with.
+        target: Where to write the file.
         modules: The modules that define or register custom objects.
         script: The file run as `__main__`, when it defines some of them.
         package: The package of that file, when it is run as a part of one.
@@ -61,6 +62,7 @@ class Job:
     """
 
     signature: Signature
+    target: Path
     modules: tuple[str, ...]
     script: str | None
     package: str | None
@@ -69,15 +71,16 @@ class Job:
     image_data_format: str = field(default_factory=keras.config.image_data_format)
 
 
-def lower_elsewhere(model: Any, signature: Signature) -> Lowered:
+def lower_elsewhere(model: Any, signature: Signature, path: Path) -> Lowered:
     """Converts a model in a second process on JAX.
 
     Args:
         model: A built Keras model, on any backend.
         signature: What it is called with.
+        path: Where to write the file.
 
     Returns:
-        The file's contents.
+        What is known of the file.
 
     Raises:
         UnsupportedModel: The model cannot be saved and loaded, or a layer cannot be exported.
@@ -99,7 +102,7 @@ def lower_elsewhere(model: Any, signature: Signature) -> Lowered:
                 "layers a `get_config`, or export on the JAX backend (KERAS_BACKEND=jax)."
             ) from None
         (folder / _CONFIG).write_text(text, encoding="utf-8")
-        (folder / _JOB).write_bytes(pickle.dumps(_describe(model, signature, text)))
+        (folder / _JOB).write_bytes(pickle.dumps(_describe(model, signature, path, text)))
         done = subprocess.run(
             [sys.executable, "-m", "sentei.litert.child", str(folder)],
             env=_environment(),
@@ -132,7 +135,7 @@ def main(folder: Path) -> None:
     try:
         keras.config.set_floatx(job.floatx)
         keras.config.set_image_data_format(job.image_data_format)
-        outcome = lower_here(_load(folder, job), job.signature)
+        outcome = lower_here(_load(folder, job), job.signature, job.target)
     except SenteiError as error:
         outcome = type(error).__name__, str(error)
     except Exception as error:
@@ -161,7 +164,7 @@ def _for_inference(config: Any) -> Any:
     return config
 
 
-def _describe(model: Any, signature: Signature, config: str) -> Job:
+def _describe(model: Any, signature: Signature, path: Path, config: str) -> Job:
     """Finds out what the child must import to load the model."""
     registered = keras.saving.get_custom_objects()
     used = [item for item in _parts(model) if not _is_known(item)]
@@ -173,6 +176,7 @@ def _describe(model: Any, signature: Signature, config: str) -> Job:
     main_module = sys.modules[_MAIN]
     return Job(
         signature=signature,
+        target=path.resolve(),
         modules=tuple(sorted(modules - {_MAIN})),
         script=str(Path(main_module.__file__ or "").resolve()) if needs_script else None,
         package=main_module.__package__,

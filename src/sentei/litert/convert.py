@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import ctypes
+import mmap
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,63 +14,25 @@ from ai_edge_litert import schema_py_generated as schema
 
 from sentei.core.errors import ExportError
 from sentei.litert.batch import open_batch
+from sentei.litert.refusal import Leftover, find_leftovers, layer_of_operation, listener, refusal
 from sentei.litert.stderr import captured_stderr
 from sentei.litert.trace import Graph
 
 _SIGNATURE = "serving_default"
-# What the converter writes as operators of the runtime; the rest of a module's operations are
-# either leftovers of StableHLO (some of which the runtime has, too) or calls into TensorFlow.
 _HALF = ("float16", "bfloat16")
-_LOOPS = ("tfl.while", "tfl.if", "tfl.custom")
-_MOST_LINES = 6
-_CHATTER = re.compile(
-    # Logs, empty frames of messages, and an advice that holds for TensorFlow models only.
-    r"WARNING: All log|[IW]\d{4} |INFO:|VERBOSE:|Failed to .*:$|Details:$|TF Select"
-    r"|Some ops are not|.* note: |\^$"
-)
-_LOCATION = re.compile(r"loc\(.*?\): ")
-_NATIVE = ("tfl.", "func.", "arith.", "builtin.", "quant.")
 
 
-@dataclass(frozen=True)
-class Leftover:
-    """An operation that the converter left as it was.
-
-    Attributes:
-        operation: Its name, such as `"stablehlo.sort"`.
-        layer: The Keras layer it came from, or None when that is not known.
-    """
-
-    operation: str
-    layer: str | None
-
-    def __str__(self) -> str:
-        return self.operation + (f" (layer {self.layer!r})" if self.layer else "")
-
-
-@dataclass(frozen=True)
-class Converted:
-    """What the converter made.
-
-    Attributes:
-        content: The `.tflite` file's bytes.
-        leftovers: The operations that the runtime may not have, each once.
-    """
-
-    content: bytes
-    leftovers: tuple[Leftover, ...]
-
-
-def convert(graph: Graph, larger: Graph | None = None) -> Converted:
-    """Converts a traced graph.
+def convert(graph: Graph, path: Path, larger: Graph | None = None) -> tuple[Leftover, ...]:
+    """Converts a traced graph and writes the file.
 
     Args:
         graph: The graph.
+        path: Where to write the `.tflite` file.
         larger: The same model with another batch size (see `batch.BATCH_SIZES`), to leave the batch
             open.
 
     Returns:
-        The file's bytes, and what in them may not run.
+        The operations of the file that the runtime may not have.
 
     Raises:
         ExportError: The converter refuses the graph; the message holds its own words and names the
@@ -85,20 +48,23 @@ def convert(graph: Graph, larger: Graph | None = None) -> Converted:
         said: list[str] = []
         leftovers: tuple[Leftover, ...] = ()
         with context, ir.Location.unknown():
-            context.attach_diagnostic_handler(_listener(said, graph.layers))
+            context.attach_diagnostic_handler(listener(said, graph.layers))
             try:
                 module = _run_passes(graph)
                 leftovers = find_leftovers(module, graph.layers)
                 if larger is not None:
-                    name_layer = partial(_layer_of_operation, layers=graph.layers)
+                    name_layer = partial(layer_of_operation, layers=graph.layers)
                     open_batch(module, _run_passes(larger), name_layer)
-                content = api.export_flatbuffer_to_bytes(module.operation)
+                api.export_flatbuffer_to_file(module.operation, str(path))
             except ExportError:
                 raise
             except (ValueError, RuntimeError, ir.MLIRError) as error:
-                reason = _refusal([str(error), *said, chatter()], leftovers, graph.layers)
+                reason = refusal([str(error), *said, chatter()], leftovers, graph.layers)
                 raise ExportError(reason) from None
-    return Converted(_without_negative_zeros(content), leftovers)
+    del module, context
+    _return_memory()
+    _clear_negative_zeros(path)
+    return leftovers
 
 
 def _run_passes(graph: Graph) -> Any:
@@ -167,105 +133,32 @@ def _bind_half(argument: Any, value: np.ndarray) -> None:
     argument.replace_all_uses_with(narrow.result)
 
 
-def find_leftovers(module: Any, layers: frozenset[str]) -> tuple[Leftover, ...]:
-    """Finds the operations of a converted module that are not the runtime's own.
-
-    Loops count, too: the file writer refuses those that pass weights in, without a word.
-
-    Args:
-        module: The MLIR module after the converter's passes.
-        layers: The names of the model's layers.
-
-    Returns:
-        The operations, each once per layer, in the order of the graph.
-    """
-    from litert_converter.mlir import ir
-
-    found: dict[Leftover, None] = {}
-
-    def visit(operation: Any) -> Any:
-        name = operation.name
-        native = name.startswith(_NATIVE) and name not in _LOOPS
-        if not native and not name.endswith(".return"):
-            found[Leftover(name, _layer_of_operation(operation, layers))] = None
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
-    return tuple(found)
-
-
-def _layer_of_operation(operation: Any, layers: frozenset[str]) -> str | None:
-    return layer_of(str(operation.location), layers)
-
-
-def layer_of(location: str, layers: frozenset[str]) -> str | None:
-    """Finds the innermost Keras layer in an MLIR location.
-
-    JAX names each operation by its scopes, and Keras opens one per layer:
-    `loc("jit(forward)/functional/encoder/attention/dot_general")`.
-
-    Args:
-        location: The printed location.
-        layers: The names of the model's layers.
-
-    Returns:
-        The layer's name, or None when no scope of the location is a layer.
-    """
-    for path in re.findall(r'"([^"]*/[^"]*)"', location):
-        for scope in reversed(path.split("/")):
-            if scope in layers:
-                return scope
-    return None
-
-
-def _listener(said: list[str], layers: frozenset[str]) -> Callable[[Any], bool]:
-    """A diagnostic handler that keeps the errors and lets nothing through to the terminal."""
-    from litert_converter.mlir import ir
-
-    def listen(note: Any) -> bool:
-        if note.severity == ir.DiagnosticSeverity.ERROR:
-            layer = layer_of(str(note.location), layers)
-            said.append(note.message + (f" (layer {layer!r})" if layer else ""))
-        return True
-
-    return listen
-
-
-def _refusal(words: Sequence[str], leftovers: Sequence[Leftover], layers: frozenset[str]) -> str:
-    """One paragraph of what the converter said, and what it is about."""
-    lines: dict[str, None] = {}
-    for line in "\n".join(words).splitlines():
-        where, _, reason = line.rpartition("error: ")
-        reason = " ".join(_LOCATION.sub("", reason).split())
-        if not reason or _CHATTER.match(reason):
-            continue
-        layer = layer_of(where + line, layers)
-        about = f" (layer {layer!r})" if layer else ""
-        lines[(reason if len(reason) <= 200 else reason[:197] + "...") + about] = None
-    kept = list(lines)[:_MOST_LINES]
-    about = ", ".join(map(str, leftovers[:_MOST_LINES]))
-    return (
-        "The converter refuses the model"
-        + (f" because of {about}" if about else "")
-        + (". It says: " + "; ".join(kept) if kept else ", and gives no reason")
-        + ". Replace these layers, or split the model before them."
-    )
-
-
-def _without_negative_zeros(content: bytes) -> bytes:
-    """Writes every -0.0 among the weights as 0.0.
+def _clear_negative_zeros(path: Path) -> None:
+    """Writes every -0.0 among the weights as 0.0, in place.
 
     Folding a batch norm multiplies a pruned weight by a factor that may be negative. The products
     are equal to zero, but a stray sign bit per weight is what makes zeros compress badly.
     """
-    data = bytearray(content)
-    model = schema.Model.GetRootAs(data, 0)
-    for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
-        for tensor in map(graph.Tensors, range(graph.TensorsLength())):
-            if tensor.Type() != schema.TensorType.FLOAT32:
-                continue
-            buffer = model.Buffers(tensor.Buffer())
-            if buffer.DataLength():
-                values = buffer.DataAsNumpy().view(np.float32)
-                values += np.float32(0.0)
-    return bytes(data)
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+        model = schema.Model.GetRootAs(data, 0)
+        for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
+            for tensor in map(graph.Tensors, range(graph.TensorsLength())):
+                buffer = model.Buffers(tensor.Buffer())
+                if tensor.Type() == schema.TensorType.FLOAT32 and buffer.DataLength():
+                    _clear(buffer.DataAsNumpy())
+
+
+def _clear(data: np.ndarray) -> None:
+    values = data.view(np.float32)
+    values += np.float32(0.0)
+
+
+def _return_memory() -> None:
+    """Gives the memory that the converter has freed back to the system.
+
+    It frees several times the size of the model in small pieces, which the C library would keep
+    for later, while XLA asks for its own from elsewhere.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # GNU/Linux; other C libraries do so by themselves.
+        trim(0)

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -66,10 +66,8 @@ def export(
     require_built(model)
     _check_batch(batch_size)
     pinned = signature_of(model, signature, batch_size)
-    lowered = lower(model, pinned)
-    with _written(target, lowered.content) as temporary:
-        # From here on the file holds the bytes: large models should not be in memory twice.
-        size, lowered = len(lowered.content), replace(lowered, content=b"")
+    with _replaced(target) as temporary:
+        lowered = lower(model, pinned, temporary)
         start = perf_counter()
         checks = [] if verify is False else _expect(model, pinned, verify)
         runner = _load(temporary, lowered)
@@ -77,7 +75,7 @@ def export(
         seconds = {**lowered.seconds, "verify": perf_counter() - start}
     return ExportReport(
         path=str(target),
-        bytes=size,
+        bytes=runner.model.size,
         operators=dict(runner.model.census()),
         dtypes=dict(runner.model.dtype_census()),
         inputs=pinned.inputs,
@@ -167,16 +165,15 @@ def _check_batch(batch_size: Any) -> None:
 
 
 @contextmanager
-def _written(target: Path, content: bytes) -> Iterator[Path]:
-    """Writes under a temporary name that becomes the target if all goes well, else vanishes."""
+def _replaced(target: Path) -> Iterator[Path]:
+    """Gives a temporary file beside the target that becomes it if all goes well, else vanishes."""
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".tmp")
     except OSError as error:
         raise SenteiError(f"{str(target)!r} cannot be written: {error.strerror}.") from None
+    os.close(handle)
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
         yield temporary
         # mkstemp makes files that only their owner may read; give it the usual permissions.
         mask = os.umask(0)

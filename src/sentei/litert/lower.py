@@ -1,9 +1,10 @@
-"""From model to file contents: trace and convert, here or in a second process on JAX."""
+"""From model to file: trace and convert, here or in a second process on JAX."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -12,56 +13,56 @@ import keras
 from sentei.litert.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from sentei.litert.convert import Leftover
+    from sentei.litert.refusal import Leftover
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A converted model.
+    """What is known of a file that was written.
 
     Attributes:
-        content: The `.tflite` file's bytes.
         outputs: The specs of the outputs.
         leftovers: The operations that the runtime may not have.
         seconds: The time each step took.
     """
 
-    content: bytes
     outputs: tuple[TensorSpec, ...]
     leftovers: tuple[Leftover, ...]
     seconds: dict[str, float]
 
 
-def lower(model: Any, signature: Signature) -> Lowered:
-    """Converts a model, whatever the backend.
+def lower(model: Any, signature: Signature, path: Path) -> Lowered:
+    """Converts a model into a file, whatever the backend.
 
     Args:
         model: A built Keras model.
         signature: What it is called with.
+        path: Where to write the file.
 
     Returns:
-        The file's contents.
+        What is known of the file.
 
     Raises:
         UnsupportedModel: A layer cannot be exported, or the second process cannot load it.
         ExportError: The converter refuses the model.
     """
     if keras.backend.backend() == "jax":
-        return lower_here(model, signature)
+        return lower_here(model, signature, path)
     from sentei.litert.child import lower_elsewhere
 
-    return lower_elsewhere(model, signature)
+    return lower_elsewhere(model, signature, path)
 
 
-def lower_here(model: Any, signature: Signature) -> Lowered:
-    """Converts a model in this process, which must run Keras on JAX.
+def lower_here(model: Any, signature: Signature, path: Path) -> Lowered:
+    """Converts a model into a file in this process, which must run Keras on JAX.
 
     Args:
         model: A built Keras model.
         signature: What it is called with.
+        path: Where to write the file.
 
     Returns:
-        The file's contents.
+        What is known of the file.
 
     Raises:
         UnsupportedModel: A layer cannot be exported.
@@ -77,10 +78,10 @@ def lower_here(model: Any, signature: Signature) -> Lowered:
     else:
         graphs = [trace(model, signature)]
     traced = perf_counter()
-    converted = convert(*graphs)
+    leftovers = convert(graphs[0], path, *graphs[1:])
     seconds = {"trace": traced - start, "convert": perf_counter() - traced}
     outputs = tuple(_common(specs) for specs in zip(*(g.outputs for g in graphs), strict=True))
-    return Lowered(converted.content, outputs, converted.leftovers, seconds)
+    return Lowered(outputs, leftovers, seconds)
 
 
 def _common(specs: Sequence[TensorSpec]) -> TensorSpec:
