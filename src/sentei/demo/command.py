@@ -146,7 +146,7 @@ def _export_and_try(
     difference = report.verification.relative_error if report.verification else 0.0
     with shown.stage(f"running {path.name}", len(test)) as stage:
         accuracy = measure.accuracy(path, test, stage)
-        stage.tell(f"accuracy {accuracy:.1%}")
+        stage.tell(f"accuracy {accuracy:.2%}")
     return measure.Tried(variant.name, path, difference, accuracy)
 
 
@@ -179,13 +179,16 @@ def _replacing(target: Path) -> Iterator[Path]:
 def _show(results: Results, out: Path) -> None:
     """Prints the table and where the files are."""
     names = [*(f"{row.name}.keras" for row in results.rows), *(row.file for row in results.rows)]
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False)
+    # A terminal breaks lines between words; a file or a pipe gets each sentence whole.
+    whole = not console.is_terminal
     console.print()
-    console.print(results.table(), soft_wrap=False)
-    console.print(summary(results.rows))
-    console.print(
+    console.print(results.table())
+    for sentence in (
+        summary(results.rows),
         "Accuracy and time were measured on the files, in the LiteRT runtime: "
-        f"{results.rows[0].images:,} test images; one thread, taking turns."
-    )
-    console.print(f"Written to {out}{os.sep}: {', '.join([*names, _RESULTS, _PICTURE])}")
-    console.print(f"{results.seconds:.0f} seconds in all.")
+        f"{results.rows[0].images:,} test images; one thread, taking turns.",
+        f"Written to {out}{os.sep}: {', '.join([*names, _RESULTS, _PICTURE])}",
+        f"{results.seconds:.0f} seconds in all.",
+    ):
+        console.print(sentence, soft_wrap=whole)

@@ -47,7 +47,7 @@ def _draw_files(axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None
         axes.errorbar(size, accuracy, yerr=error, color=colours[row.name], **style)
         smaller = "" if row is first else f", {first.gzip_bytes / row.gzip_bytes:.1f}x smaller"
         axes.annotate(
-            f"{row.name}\n{row.accuracy:.1%}\n{size:,.0f} kB{smaller}",
+            f"{row.name}\n{row.accuracy:.2%}\n{size:,.0f} kB{smaller}",
             (size, accuracy),
             xytext=(12, 0),
             textcoords="offset points",

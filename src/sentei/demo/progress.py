@@ -12,9 +12,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -43,11 +41,9 @@ class Stages:
     def __init__(self, stream: TextIO):
         self.console = Console(file=stream, highlight=False)
         self._bars = Progress(
-            TextColumn("{task.description:<22}"),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=False, compact=True),
+            TextColumn("{task.description:<21}"),
+            BarColumn(bar_width=18),  # so that a line fits 80 columns
+            TimeRemainingColumn(elapsed_when_finished=True, compact=True),
             TextColumn("[dim]{task.fields[note]}"),
             console=self.console,
             disable=not self.console.is_terminal,
@@ -114,9 +110,8 @@ class TrainingProgress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes how good the network is now, and how sparse."""
-        names = {"val_accuracy": "accuracy", "sparsity": "sparsity"}
-        self._stage.tell(
-            ", ".join(f"{text} {logs[key]:.1%}" for key, text in names.items() if key in logs)
-            if logs
-            else ""
-        )
+        if not logs:
+            return
+        note = f"accuracy {logs['val_accuracy']:.2%}"
+        sparsity = logs.get("sparsity")
+        self._stage.tell(f"{note}, sparsity {sparsity:.1%}" if sparsity else note)

@@ -110,7 +110,7 @@ def cells(row: Row) -> tuple[str, ...]:
         tables.count(row.bytes),
         tables.count(row.gzip_bytes),
         tables.share(row.sparsity),
-        tables.share(row.accuracy),
+        f"{row.accuracy:.2%}",  # one image of 2,000 is 0.05 %
         f"{row.latency_ms:.3f}",
         f"{row.ratio:.2f}x",
     )
@@ -122,8 +122,8 @@ def summary(rows: Iterable[Row]) -> str:
     points = 100 * (last.accuracy - first.accuracy)
     return (
         f"{last.file} is {first.gzip_bytes / last.gzip_bytes:.1f}x smaller to download than "
-        f"{first.file}, at {points:+.1f} points of accuracy (standard error of each: "
-        f"{100 * last.accuracy_error:.1f})."
+        f"{first.file}, at {points:+.2f} points of accuracy (standard error of each: "
+        f"{100 * last.accuracy_error:.2f})."
     )
 
 

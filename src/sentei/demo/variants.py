@@ -69,10 +69,10 @@ def _pruned(model: Any, steps: int) -> Any:
         end_step=end,
         frequency=max(1, end // _UPDATES),
     )
-    return prune(compile_for(model, 2e-3, steps), schedule)
+    return prune(compile_for(model, 4e-3, steps), schedule)
 
 
 VARIANTS = (
-    Variant("dense", "training", None, 10, _dense),
-    Variant("pruned", f"pruning to {SPARSITY:.0%}", "dense", 8, _pruned),
+    Variant("dense", "training", None, 16, _dense),
+    Variant("pruned", f"pruning to {SPARSITY:.0%}", "dense", 12, _pruned),
 )
