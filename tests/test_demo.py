@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from importlib.resources import files
@@ -16,6 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 from sentei import demo
 from sentei.core.errors import CorruptFile, SenteiError
 from sentei.demo import images, picture
+from sentei.demo.interrupts import between_steps
 from sentei.demo.results import COLUMNS, Epoch, Results, Row, cells, summary
 
 SHIPPED = Path(str(files("sentei.demo"))) / "fashion_mnist.npz"
@@ -133,6 +135,30 @@ def test_seeds_that_no_generator_takes_are_refused(tmp_path, seed):
     with pytest.raises(SenteiError, match=rf"`seed` must be from 0 to 4294967295.*{seed}"):
         demo.run(tmp_path / "out", seed=seed)
     assert not (tmp_path / "out").exists()
+
+
+def test_interrupts_wait_for_the_end_of_a_step():
+    done = []
+    with pytest.raises(KeyboardInterrupt), between_steps() as pause:
+        for step in range(5):
+            if step == 2:
+                signal.raise_signal(signal.SIGINT)
+            done.append(step)
+            pause()
+    assert done == [0, 1, 2]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_second_interrupt_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), between_steps():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second signal was held back")
+
+
+def test_interrupt_in_the_last_step_is_not_lost():
+    with pytest.raises(KeyboardInterrupt), between_steps():
+        signal.raise_signal(signal.SIGINT)
 
 
 def sentei_demo(*arguments: str) -> subprocess.CompletedProcess:

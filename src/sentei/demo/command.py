@@ -18,6 +18,7 @@ from sentei.core.errors import SenteiError
 from sentei.core.install import strip
 from sentei.demo import images, measure, picture
 from sentei.demo.images import Images
+from sentei.demo.interrupts import between_steps
 from sentei.demo.progress import Stages, TrainingProgress, stages
 from sentei.demo.results import Epoch, Results, summary
 from sentei.demo.variants import BATCH_SIZE, VARIANTS, Variant
@@ -117,7 +118,8 @@ def _fit(
     variant: Variant, model: Any, epochs: int, train: Images, test: Images, shown: Stages
 ) -> list[Epoch]:
     """Trains; the test images are looked at, but decide nothing."""
-    with shown.stage(variant.doing, epochs * -(-len(train) // BATCH_SIZE)) as stage:
+    steps = epochs * -(-len(train) // BATCH_SIZE)
+    with shown.stage(variant.doing, steps) as stage, between_steps() as pause:
         history = model.fit(
             train.pixels,
             train.labels,
@@ -125,7 +127,7 @@ def _fit(
             epochs=epochs,
             validation_data=(test.pixels, test.labels),
             validation_batch_size=500,
-            callbacks=[Log(), TrainingProgress(stage)],
+            callbacks=[Log(), TrainingProgress(stage, pause)],
             verbose=0,
         ).history
     measured = zip(history["val_accuracy"], history["sparsity"], strict=True)

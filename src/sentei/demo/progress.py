@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import keras
@@ -98,15 +98,18 @@ class TrainingProgress(keras.callbacks.Callback):
 
     Args:
         stage: The stage, of as many steps as there are batches in all epochs.
+        pause: Called after every batch.
     """
 
-    def __init__(self, stage: Stage):
+    def __init__(self, stage: Stage, pause: Callable[[], None]):
         super().__init__()
         self._stage = stage
+        self._pause = pause
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Moves the bar."""
         self._stage.advance()
+        self._pause()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes how good the network is now, and how sparse."""
