@@ -185,6 +185,19 @@ def two_inputs():
     )
 
 
+def running_sum():
+    """`h := h + x`, the state `h` a variable of the file: a second run without reset differs."""
+    writer = Writer()
+    x, y = writer.tensor("x", (1, 2)), writer.tensor("y", (1, 2))
+    identity = writer.tensor("identity", (2, 2), data=np.eye(2, dtype=np.float32))
+    bias = writer.tensor("bias", (2,), data=np.zeros(2, np.float32))
+    state = writer.tensor("state", (1, 2))
+    writer.tensors[state].isVariable = True
+    inputs = [x, identity, identity, bias, state]
+    writer.operator("RNN", inputs, [y], schema.RNNOptionsT())
+    return writer.finish([x], [y])
+
+
 FILES = {
     "dense": dense,
     "dense_int8": dense_int8,

@@ -157,14 +157,29 @@ def _layout(order=(0, 1), blocked=(), levels=((2,), (0, *ROWS))):
         (_layout(levels=((2,), (0, np.array([0, 1]), ROWS[1]))), 2, "inconsistent row segments"),
         (_layout(levels=((2,), (0, np.array([0, 2, 1]), ROWS[1]))), 2, "inconsistent row segments"),
         (_layout(levels=((2,), (0, np.array([1, 1, 2]), ROWS[1]))), 2, "inconsistent row segments"),
-        (_layout(levels=((2,), (0, ROWS[0], np.array([1, 3])))), 2, r"outside the shape \(2, 3\)"),
-        (_layout(levels=((2,), (0, ROWS[0], np.array([1, -1])))), 2, r"outside the shape \(2, 3\)"),
-        (_layout(), 3, "describes 2 values, the file holds 3"),
+        (_layout(levels=((2,), (0, np.array([0, 3, 2]), ROWS[1]))), 2, "inconsistent row segments"),
+        (_layout(levels=((2,), (0, ROWS[0], np.array([1, 3])))), 2, "outside a dimension of 3"),
+        (_layout(levels=((2,), (0, ROWS[0], np.array([1, -1])))), 2, "outside a dimension of 3"),
+        (_layout(), 3, "describes 2 values, not 3"),
+        (_layout((0, 1, 2), (1,), ((2,), (0, *ROWS), (2,))), 4, "a level of 0 for the shape"),
     ],
 )
 def test_lying_layouts_are_refused(layout, stored, message):
     with pytest.raises(CorruptFile, match=message):
         sparse.expand(np.ones(stored), (2, 3), layout)
+
+
+def test_a_file_with_a_lying_layout_is_refused_before_the_runtime_follows_it():
+    writer = flatfiles.Writer()
+    values, layout = flatfiles.row_sparsity(flatfiles.KERNEL)
+    layout.dimMetadata[1].arrayIndices.values[0] = 200
+    stored = writer.tensor("w", flatfiles.KERNEL.shape, data=values, sparsity=layout)
+    dense = writer.tensor("dense", flatfiles.KERNEL.shape)
+    writer.operator("DENSIFY", [stored], [dense], schema.DensifyOptionsT())
+    with pytest.raises(
+        CorruptFile, match="tensor 'w': its sparsity points outside a dimension of 4"
+    ):
+        Runner(writer.finish([], [dense]))
 
 
 def test_a_shape_too_large_to_expand_is_refused():

@@ -230,12 +230,12 @@ def _check_size(tensor: Tensor) -> None:
     _, bits = FORMATS[tensor.dtype]
     if tensor.sparsity is not None:
         try:
-            sparse.check(tensor.sparsity, tensor.shape)
+            stored = sparse.check(tensor.sparsity, tensor.shape)
         except CorruptFile as error:
             raise CorruptFile(f"tensor {tensor.name!r}: {error}") from None
-        expected = tensor.nbytes - tensor.nbytes % max(1, bits // 8)
     else:
-        expected = -(-tensor.size * bits // 8)
+        stored = tensor.size
+    expected = -(-stored * bits // 8)
     if tensor.nbytes != expected:
         raise CorruptFile(
             f"tensor {tensor.name!r} of shape {tensor.shape} and type {tensor.dtype} "

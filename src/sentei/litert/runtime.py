@@ -27,7 +27,8 @@ class Runner:
     Invariants:
         `inputs` has the order of the graph's inputs, so a list of arrays is matched by position;
         what a call returns has the keys of `outputs`;
-        a run never depends on the one before: the file's variables are reset.
+        a run does not see the one before: tensors marked as variable are reset (resource variables,
+        which training graphs have and exported models do not, are left alone).
 
     Example:
         >>> runner = Runner("model.tflite")  # doctest: +SKIP
