@@ -30,6 +30,13 @@ def test_computes_the_layer_on_any_batch(name, rows, kernels):
     np.testing.assert_array_equal(result, WANTED[:rows])
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_only_the_default_kernels_are_xnnpacks(kernels):
+    runner = Runner(flatfiles.dense(), kernels=kernels)
+    names = {detail["op_name"] for detail in runner._interpreter._get_ops_details()}
+    assert ("DELEGATE" in names) == (kernels == "xnnpack")
+
+
 def test_a_fixed_batch_of_two_runs_three_samples_in_two_rounds():
     runner = Runner(flatfiles.dense(batch=2))
     np.testing.assert_array_equal(runner(X)["scores"], WANTED)
@@ -153,6 +160,7 @@ def test_encode_then_decode_is_half_a_step_off_at_most(value):
         (flatfiles.dense, {"x": X}, r"expects the inputs \['features'\]; received \['x'\]"),
         (flatfiles.two_inputs, [X[:2, :3], X[:1, :3], [1, 2]], "expects the shapes.*received"),
         (flatfiles.two_inputs, [X[:, :3], X[:, :3], [1, 2]], "expects the shapes.*received"),
+        (lambda: flatfiles.dense(batch=0), X, r"expects the shapes .*\[0, 4\]"),
     ],
 )
 def test_wrong_inputs_are_named(make, inputs, message):

@@ -160,6 +160,8 @@ def _layout(order=(0, 1), blocked=(), levels=((2,), (0, *ROWS))):
         (_layout(levels=((2,), (0, np.array([0, 3, 2]), ROWS[1]))), 2, "inconsistent row segments"),
         (_layout(levels=((2,), (0, ROWS[0], np.array([1, 3])))), 2, "outside a dimension of 3"),
         (_layout(levels=((2,), (0, ROWS[0], np.array([1, -1])))), 2, "outside a dimension of 3"),
+        (_layout((0, 1, 2), (1,), ((2,), (1,), (2,))), 4, "a level of 1 for the shape"),
+        (_layout((1, 0, 2), (1,), ((0, ROWS[0][:2], ROWS[1][:1]), (2,), (2,))), 4, "a level of 0"),
         (_layout(), 3, "describes 2 values, not 3"),
         (_layout((0, 1, 2), (1,), ((2,), (0, *ROWS), (2,))), 4, "a level of 0 for the shape"),
     ],

@@ -243,7 +243,7 @@ def _zeros(tensor: flatbuffer.Tensor) -> float | None:
         if grid.zero_point.size > 1:
             shape[grid.axis] = -1
         values = values.reshape(tensor.shape) - grid.zero_point.reshape(shape)
-    return 1 - np.count_nonzero(values) / tensor.size
+    return (tensor.size - int(np.count_nonzero(values))) / tensor.size
 
 
 def _grid(quantization: flatbuffer.Quantization | None) -> Grid | None:

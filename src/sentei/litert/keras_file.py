@@ -21,6 +21,7 @@ _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
 # How long a weights file may take to read: a start, and bytes per second of a slow disk.
 _PATIENCE, _SLOWEST_READ = 10.0, 10e6
 _REFUSED = 3
+_COMMAND = ("-m", "sentei.litert.keras_file")
 _HDF5_MARK = b"\x89HDF\r\n\x1a\n"
 
 
@@ -138,7 +139,7 @@ def weights_apart(path: str | os.PathLike[str]) -> list[Weight]:
     """
     name = os.fspath(path)
     seconds = _PATIENCE + os.path.getsize(path) / _SLOWEST_READ
-    command = [sys.executable, "-m", "sentei.litert.keras_file", name]
+    command = [sys.executable, *_COMMAND, name]
     try:
         child = subprocess.run(
             command, capture_output=True, text=True, timeout=seconds, check=False
@@ -215,7 +216,7 @@ def _walk(group: Any, names: tuple[str, ...] = (), in_optimizer: bool = False) -
             data = np.asarray(item)
             if item.attrs.get("dtype") == "bfloat16":  # HDF5 has no such type: Keras writes bytes.
                 data = data.view(ml_dtypes.bfloat16)
-            zeros = 1 - np.count_nonzero(data) / data.size if data.size else 0.0
+            zeros = (data.size - int(np.count_nonzero(data))) / data.size if data.size else 0.0
             path = "/".join((*names, key))
             yield Weight(path, data.shape, str(data.dtype), data.nbytes, zeros, optimizer)
         elif key in ("layers", "vars"):

@@ -15,6 +15,7 @@ from sentei.core.errors import CorruptFile, UnsupportedModel
 
 # Buffers that the runtime allocates on its first run exist after three.
 _RUNS = 3
+_COMMAND = ("-m", "sentei.litert.memory")
 
 
 def measure(
@@ -40,7 +41,7 @@ def measure(
     """
     request = json.dumps({"path": os.fspath(path), "shapes": dict(shapes), "threads": threads})
     child = subprocess.run(
-        [sys.executable, "-m", "sentei.litert.memory"],
+        [sys.executable, *_COMMAND],
         input=request,
         capture_output=True,
         text=True,
