@@ -105,7 +105,7 @@ class Case:
         inputs = [
             keras.Input(spec.shape, batch_size=self.batch, dtype=spec.dtype) for spec in self.inputs
         ]
-        return keras.Model(inputs, use(*inputs))
+        return keras.Model(inputs if len(inputs) > 1 else inputs[0], use(*inputs))
 
     def samples(self, batch: int = 2) -> list[np.ndarray]:
         """Random inputs."""

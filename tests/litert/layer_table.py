@@ -610,7 +610,7 @@ PREPROCESSING = [
         "IntegerLookup",
         cases(ids(3), needs="tensorflow")(
             {"vocabulary": [3, 5, 7]},
-            {"vocabulary": [3, 5, 7], "num_oov_indices": 0},
+            {"vocabulary": [3, 5, 7, 9, 8, 6, 4, 2, 1, 0], "num_oov_indices": 0},
             {"vocabulary": [3, 5, 7], "num_oov_indices": 2, "mask_token": 0},
             {"vocabulary": [3, 5, 7], "output_mode": "multi_hot"},
             {"vocabulary": [3, 5, 7], "output_mode": "count"},

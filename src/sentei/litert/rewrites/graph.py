@@ -105,7 +105,7 @@ class Step:
     inputs: list[Value]
     params: Mapping[str, Any]
     shapes: list[tuple[int, ...]]
-    dtypes: list[np.dtype[Any]] = field(default_factory=list)
+    dtypes: list[Any] = field(default_factory=list)
     scope: str = ""
     bind: Callable[..., list[Any]] = field(default=lambda *arrays: list(arrays), repr=False)
 

@@ -20,14 +20,35 @@ def _gather(step: Step, run: Run) -> Sequence[Any] | None:
         inside = _inside(table, places.known, step.params)
         return [lax.gather_p.bind(table.array, places.array, **inside)] if inside else None
     rows = _row_numbers(step, table, places)
-    return [_rows(table, rows)] if rows is not None else None
+    return [_bounded(step) if rows is None else _rows(table, rows)]
+
+
+def _bounded(step: Step) -> Any:
+    """A lookup whose places are held inside by ops of its own: GATHER_ND stops at one outside."""
+    table, places = (value.array for value in step.inputs)
+    limits = np.array(_limits(step.inputs[0], step.params), places.dtype)
+    held = jnp.clip(places, 0, limits)
+    inside = {**step.params, "mode": lax.GatherScatterMode.PROMISE_IN_BOUNDS, "fill_value": None}
+    found = lax.gather_p.bind(table, held, **inside)
+    if step.params["mode"] != lax.GatherScatterMode.FILL_OR_DROP:
+        return found
+    filler = step.params["fill_value"]
+    if filler is None:
+        filler = np.nan if step.inputs[0].floating else np.iinfo(table.dtype).min
+    kept = jnp.all(places == held, axis=-1)
+    offsets = step.params["dimension_numbers"].offset_dims
+    return jnp.where(lax.expand_dims(kept, offsets), found, filler)
+
+
+def _limits(table: Value, params: Any) -> list[int]:
+    """The last place of each looked-up axis."""
+    axes = params["dimension_numbers"].start_index_map
+    return [table.shape[axis] - params["slice_sizes"][axis] for axis in axes]
 
 
 def _inside(table: Value, places: np.ndarray, params: Any) -> dict[str, Any] | None:
     """The parameters without the test for places outside, when all known places are inside."""
-    numbers = params["dimension_numbers"]
-    limits = [table.shape[axis] - params["slice_sizes"][axis] for axis in numbers.start_index_map]
-    if np.any(places < 0) or np.any(places > limits):
+    if np.any(places < 0) or np.any(places > _limits(table, params)):
         return None
     return {**params, "mode": lax.GatherScatterMode.PROMISE_IN_BOUNDS, "fill_value": None}
 

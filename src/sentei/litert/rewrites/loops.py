@@ -18,8 +18,8 @@ from jax.extend import core
 from sentei.core.errors import UnsupportedModel
 from sentei.litert.rewrites.graph import Rule, Run, Step, Value
 
-# A while loop over known numbers is written out at most this many times.
-_LONGEST = 10_000
+# The most steps of a loop that are written out: an LSTM of 4096 steps has 60,000 operators.
+_LONGEST = 4096
 
 
 def _scan(step: Step, run: Run) -> Sequence[Any] | None:
@@ -27,8 +27,8 @@ def _scan(step: Step, run: Run) -> Sequence[Any] | None:
     length = step.params["length"]
     constants, carry = step.inputs[:consts], step.inputs[consts : consts + carry_count]
     sequences = step.inputs[consts + carry_count :]
-    if length == 0:
-        return None
+    if length == 0 or length > _LONGEST:
+        raise UnsupportedModel(_loop_refusal(step, f"takes {length} steps"))
     body, ahead = _split(step.params["jaxpr"], consts, carry_count)
     if ahead is not None:
         early = run(_batched(ahead, len(constants), length), [*constants, *sequences], step.scope)
@@ -142,10 +142,15 @@ def _while(step: Step, run: Run) -> Sequence[Any] | None:
         if not test:
             return state
         state = run(params["body_jaxpr"], [*body_constants, *state], step.scope)
-    raise UnsupportedModel(
-        f"Layer {step.layer!r} runs a loop whose number of rounds depends on its data (or exceeds "
-        f"{_LONGEST}). LiteRT files hold loops written out: use a fixed number of rounds, such as "
-        "`keras.ops.fori_loop` with constant bounds, or `keras.ops.scan`."
+    rounds = "takes as many rounds as its data say" if test is None else "does not end"
+    raise UnsupportedModel(_loop_refusal(step, rounds))
+
+
+def _loop_refusal(step: Step, what: str) -> str:
+    return (
+        f"Layer {step.layer!r} cannot be exported: it runs a loop that {what}. Loops are written "
+        f"out in a LiteRT file, so they must take a known number of 1 to {_LONGEST} steps: use "
+        "`keras.ops.scan`, or `keras.ops.fori_loop` with constant bounds."
     )
 
 

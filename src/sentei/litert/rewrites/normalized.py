@@ -56,12 +56,7 @@ def _reduction(value: Value) -> Step | None:
 def _softmax(centred: Value, total: Step) -> Sequence[Any] | None:
     """Softmax of x, given x - m; SOFTMAX works on the last axis, so others are turned there."""
     axes = tuple(int(axis) for axis in total.params["axes"])
-    difference = centred.made_by("sub")
-    if difference is None:
-        return None
-    logits, shift = difference.inputs
-    constant = len(shift.shape) == len(logits.shape) and all(shift.shape[a] == 1 for a in axes)
-    logits = logits if constant else centred
+    logits = _unshifted(centred, axes)
     rank = len(logits.shape)
     if axes == (rank - 1,):
         return [jax.nn.softmax(logits.array, axis=-1)]
@@ -71,6 +66,16 @@ def _softmax(centred: Value, total: Step) -> Sequence[Any] | None:
     joined = turned.reshape(*turned.shape[: len(kept)], size([logits.shape[a] for a in axes]))
     result = jax.nn.softmax(joined, axis=-1).reshape(turned.shape)
     return [lax.transpose(result, sorted(range(rank), key=order.__getitem__))]
+
+
+def _unshifted(centred: Value, axes: tuple[int, ...]) -> Value:
+    """Given x - m: x, if m is the same along the axes, so that softmax does not see it."""
+    x, shift = centred.behind(("sub", 0)), centred.behind(("sub", 1))
+    if x is None or shift is None or x.shape != centred.shape:
+        return centred
+    if len(shift.shape) != len(x.shape):
+        return centred
+    return x if all(shift.shape[axis] == 1 for axis in axes) else centred
 
 
 def _sum(step: Step, run: Run) -> Sequence[Any] | None:
@@ -88,8 +93,8 @@ def _sum(step: Step, run: Run) -> Sequence[Any] | None:
         return None
     if negative.behind(("mul", 1)) is not scale or mean.fixed:
         return None
-    result = lax.mul(lax.sub(x.array, mean.array), scale.array)
-    return [result if bias is None else lax.add(result, bias.array)]
+    result = (x.array - mean.array) * scale.array
+    return [result if bias is None else result + bias.array]
 
 
 RULES: dict[str, Rule] = {"div": _quotient, "exp": _exponential, "add": _sum}

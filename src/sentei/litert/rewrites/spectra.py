@@ -54,9 +54,11 @@ def _paired(pair: Pair) -> Value:
 
 
 def _parts(value: Value) -> Pair | None:
-    """A complex value's real and imaginary parts; a real number turned complex has no second."""
+    """A complex value's real and imaginary parts; those of a constant or a real number, too."""
     if value.parts is not None:
         return value.parts
+    if isinstance(value.array, np.ndarray):
+        return value.array.real, value.array.imag
     real = value.made_by("convert_element_type")
     if real is None or np.iscomplexobj(real.inputs[0].array):
         return None

@@ -17,6 +17,7 @@ from sentei.litert.rewrites import (
     lookups,
     loops,
     normalized,
+    primitives,
     refused,
     resampling,
     spectra,
@@ -52,6 +53,7 @@ for _table in (
     resampling.RULES,
     lookups.RULES,
     normalized.RULES,
+    primitives.RULES,
     refused.RULES,
     spectra.RULES,
     views.RULES,
@@ -127,7 +129,7 @@ def _step(equation: Any, inputs: list[Value], scope: str) -> Step:
         inputs=inputs,
         params=equation.params,
         shapes=[tuple(variable.aval.shape) for variable in equation.outvars],
-        dtypes=[np.dtype(variable.aval.dtype) for variable in equation.outvars],
+        dtypes=[variable.aval.dtype for variable in equation.outvars],
         scope="/".join(name for name in names if name),
         bind=bind,
     )
@@ -157,7 +159,9 @@ def _computed(step: Step) -> list[Value] | None:
     if len(arrays) < len(step.inputs) or not step.dtypes or step.name in _CALLS:
         return None
     few = all(size(shape) <= _KNOWN_LIMIT for shape in step.shapes)
-    if not few or any(dtype.kind not in "fiub" for dtype in step.dtypes):
+    # JAX has dtypes of its own, for keys of random numbers.
+    plain = all(isinstance(dtype, np.dtype) and dtype.kind in "fiub" for dtype in step.dtypes)
+    if not few or not plain:
         return None
     known = evaluate(step.name, step.params, arrays, step.dtypes[0])
     if known is not None:

@@ -7,7 +7,7 @@ the mean of means (under "same" padding too, where the counts of each axis multi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -117,30 +117,18 @@ def _pooled_along(array: Any, axes: list[int], window: _Window, pool: _Pool) -> 
     return pooled.reshape(*before, *pooled.shape[1 : 1 + len(axes)], *after)
 
 
-def _padded(value: Value, window: _Window, filler: float) -> tuple[Value, _Window]:
-    """The tensor padded beforehand, and the window without padding."""
-    if all(pads == (0, 0) for pads in window.padding):
-        return value, window
-    array = jnp.pad(value.array, window.padding, constant_values=filler)
-    return Value(array), _Window(window.lengths, window.strides, ((0, 0),) * len(window.padding))
-
-
 def _maximum(step: Step, run: Run) -> Sequence[Any] | None:
     window = _Window.of(step)
-    if window is None:
-        return None
-    value = step.inputs[0]
-    if not window.same(value.shape):
-        value, window = _padded(value, window, -np.inf)
-    return [_pooled(value, window, _max)]
+    return None if window is None else [_pooled(step.inputs[0], window, _max)]
 
 
 def _sum(step: Step, run: Run) -> Sequence[Any] | None:
+    """A sum is the mean times the window's size, with the padding's zeros counted."""
     window = _Window.of(step)
     if window is None:
         return None
-    value, window = _padded(step.inputs[0], window, 0.0)
-    mean = _pooled(value, window, _mean)
+    padded = Value(jnp.pad(step.inputs[0].array, window.padding))
+    mean = _pooled(padded, replace(window, padding=((0, 0),) * len(window.padding)), _mean)
     return [mean.array * float(size(window.lengths))]
 
 
