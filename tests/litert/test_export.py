@@ -20,6 +20,7 @@ import sentei
 from sentei.core.errors import ExportError, ExportMismatch, SenteiError, UnsupportedModel
 from sentei.litert import export as export_module
 from sentei.litert import flatbuffer
+from sentei.litert.batch import BATCH_SIZES, open_batch
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="converts in-process")
 
@@ -336,16 +337,75 @@ def test_an_open_batch_costs_no_operator(tmp_path):
     assert opened.operators == fixed.operators == {"CONV_2D": 1, "MEAN": 1, "FULLY_CONNECTED": 1}
 
 
+def test_a_constant_row_is_broadcast_by_the_operator_that_reads_it(tmp_path):
+    class Scales(kl.Layer):
+        def call(self, x):
+            return x * ops.broadcast_to(ops.arange(4, dtype="float32"), ops.shape(x))
+
+    model = keras.Sequential([keras.Input((4,)), Scales()])
+    report = sentei.export(model, tmp_path / "m.tflite", batch_size=None)
+    assert report.operators == {"MUL": 1}
+
+
 class DividesByTheBatch(kl.Layer):
     def call(self, x):
         return x / ops.cast(ops.shape(x)[0], "float32")
 
 
-def test_a_batch_that_cannot_be_left_open_is_refused_by_name(tmp_path):
-    model = keras.Sequential([keras.Input((4,)), DividesByTheBatch(name="mean_ish")])
-    with pytest.raises(ExportError, match=r"cannot be left open.*'mean_ish'.*Pass a number"):
+class AddsThePlaceInTheBatch(kl.Layer):
+    def call(self, x):
+        return x + ops.arange(ops.shape(x)[0], dtype="float32")[:, None]
+
+
+class TakesTheBatchForTime(kl.Layer):
+    def build(self, shape):
+        self.inner = kl.SimpleRNN(shape[-1], return_sequences=True)
+        self.inner.build((None, *shape))
+
+    def call(self, x):
+        return self.inner(x[None])[0]
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (DividesByTheBatch, "is given the batch size as a number.*'guilty'"),
+        (AddsThePlaceInTheBatch, "is given the batch size as a number.*'guilty'"),
+        (TakesTheBatchForTime, "other operators for another batch size"),
+    ],
+)
+def test_a_batch_that_cannot_be_left_open_is_refused(tmp_path, layer, reason):
+    model = keras.Sequential([keras.Input((4,)), layer(name="guilty")])
+    with pytest.raises(ExportError, match=f"cannot be left open.*{reason}.*Pass a number"):
         sentei.export(model, tmp_path / "m.tflite", batch_size=None)
+    assert not list(tmp_path.iterdir())
     sentei.export(model, tmp_path / "m.tflite", batch_size=2)
+
+
+def test_an_operator_set_up_for_one_batch_size_is_refused():
+    from litert_converter import converter_api_ext
+    from litert_converter.mlir import ir
+
+    text = """func.func @main(%x: tensor<{0}x4xf32>) -> tensor<{0}x4xf32> {{
+        %y = "tfl.leaky_relu"(%x) {{alpha = {0}.0 : f32}} : (tensor<{0}x4xf32>) -> tensor<{0}x4xf32>
+        func.return %y : tensor<{0}x4xf32>
+    }}"""
+    context = ir.Context()
+    converter_api_ext.prepare_mlir_context(context)
+    with context, ir.Location.unknown():
+        modules = [ir.Module.parse(text.format(size)) for size in BATCH_SIZES]
+        with pytest.raises(ExportError, match=r"tfl.leaky_relu is set up for one .*'the layer'"):
+            open_batch(*modules, lambda operation: "the layer")
+
+
+def test_wide_integers_are_narrowed_without_a_word(tmp_path):
+    x = keras.Input((6,), dtype="int64")
+    model = keras.Model(x, kl.Embedding(9, 4, mask_zero=True)(x))
+    report = sentei.export(model, tmp_path / "m.tflite")
+    assert report.inputs[0].dtype == "int32"
 
 
 # --- precision, training-only layers, the model itself -------------------------------------------

@@ -209,6 +209,13 @@ def test_the_error_is_relative_to_the_largest_value_over_all_samples(want, noise
             compared(have, want)
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_largest_value_of_any_sample_counts(turn):
+    want = [floats(100), floats(1)][::turn]
+    have = [floats(100), floats(1.001)][::turn]
+    assert compared(have, want).relative_error == pytest.approx(1e-5, rel=1e-3)
+
+
 def floats(*numbers):
     return np.array(numbers, "float32")
 

@@ -167,8 +167,10 @@ def _for_inference(config: Any) -> Any:
 def _describe(model: Any, signature: Signature, path: Path, config: str) -> Job:
     """Finds out what the child must import to load the model."""
     registered = keras.saving.get_custom_objects()
-    used = [item for item in _parts(model) if not _is_known(item)]
-    used += [item for name, item in registered.items() if f'"{name}"' in config]
+    used = [item for name, item in registered.items() if f'"{name}"' in config]
+    # A layer also holds what the config does not need, such as the loss it is trained with.
+    used += [item for item in _parts(model) if f'"{item.__name__}"' in config]
+    used = [item for item in used if not _is_known(item)]
     for item in used:
         _check_reach(item, keras.backend.backend())
     modules = {_module(item) for item in [*used, *registered.values()] if not _is_known(item)}
