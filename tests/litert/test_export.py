@@ -570,6 +570,14 @@ def test_state_and_random_numbers_at_inference_are_refused(tmp_path):
         sentei.export(model, tmp_path / "m.tflite")
 
 
+@pytest.mark.filterwarnings("ignore:Layer InputLayer")
+def test_what_keras_quantized_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((8,)), kl.Dense(4, name="small")])
+    model.quantize("int8")
+    with pytest.raises(UnsupportedModel, match=r"'small' was quantized by Keras .*'int8'"):
+        sentei.export(model, tmp_path / "m.tflite")
+
+
 def test_an_error_in_a_layer_names_the_layer(tmp_path):
     class Looks(kl.Layer):
         def call(self, x):

@@ -11,8 +11,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
-from sentei.core.select import require_built
+from sentei.core.select import require_built, sublayers
 from sentei.litert.exporting_report import ExportReport
 from sentei.litert.lower import Lowered, lower
 from sentei.litert.runtime import Runner
@@ -65,11 +67,13 @@ def export(
     target = _check_path(path)
     require_built(model)
     _check_batch(batch_size)
+    _check_float(model)
     pinned = signature_of(model, signature, batch_size)
     with _replaced(target) as temporary:
         lowered = lower(model, pinned, temporary)
         start = perf_counter()
-        checks = [] if verify is False else _expect(model, pinned, verify)
+        given = None if isinstance(verify, bool | np.bool_) else verify
+        checks = _expect(model, pinned, given) if given is not None or verify else []
         runner = _load(temporary, lowered)
         verification = _verify(runner, checks)
         seconds = {**lowered.seconds, "verify": perf_counter() - start}
@@ -100,7 +104,7 @@ def _expect(model: Any, signature: Signature, given: Any) -> list[_Check]:
     for size in _TRIED_BATCHES if signature.open_batch else (None,):
         fixed = signature if size is None else signature.with_batch(size)
         samples = random_samples(model, fixed)
-        if given is not True and size in (1, None):
+        if given is not None and size in (1, None):
             samples = [*given_samples(given, fixed), *samples]
         checks.append(_Check(fixed, samples, predictions(model, fixed, samples)))
     return checks
@@ -162,6 +166,16 @@ def _check_batch(batch_size: Any) -> None:
             "`batch_size` must be a positive integer, or None to leave the batch open. "
             f"Received: {batch_size!r}."
         )
+
+
+def _check_float(model: Any) -> None:
+    for layer, _ in sublayers(model):
+        mode = layer.dtype_policy.quantization_mode
+        if mode is not None:
+            raise UnsupportedModel(
+                f"Layer {layer.name!r} was quantized by Keras (model.quantize({mode!r})), whose "
+                "arithmetic the converter has no operators for. Export the model as it was before."
+            )
 
 
 @contextmanager

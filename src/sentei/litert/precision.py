@@ -44,8 +44,7 @@ def full_precision(model: Any) -> Iterator[None]:
     try:
         for layer, _ in sublayers(model):
             policy = layer.dtype_policy
-            # Keras' own quantized layers compute as their policy's source says.
-            if layer.compute_dtype != _FULL and policy.quantization_mode is None:
+            if layer.compute_dtype != _FULL:
                 changed.append((layer, policy))
                 layer.dtype_policy = _Widened(layer.variable_dtype)
         yield

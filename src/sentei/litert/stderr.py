@@ -30,8 +30,7 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
         except OSError:  # The process has no stderr, so there is nothing to hold back.
             yield lambda: ""
             return
-        if sys.stderr is not None:
-            sys.stderr.flush()
+        _flush()
         os.dup2(log.fileno(), _STDERR)
 
         def caught() -> str:
@@ -41,7 +40,12 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
         try:
             yield caught
         finally:
-            if sys.stderr is not None:
-                sys.stderr.flush()
+            _flush()
             os.dup2(saved, _STDERR)
             os.close(saved)
+
+
+def _flush() -> None:
+    """Writes out what Python still holds for stderr, while it goes where it was meant to."""
+    if sys.stderr is not None and not sys.stderr.closed:
+        sys.stderr.flush()
