@@ -605,7 +605,11 @@ PREPROCESSING = [
     ),
     rewrite("AutoContrast", cases(IMAGE)(), note="as LayerNormalization"),
     works("Equalization", cases(IMAGE, subclassed=True)()),
-    works("ContrastLimitedAdaptiveHistogramEqualization", cases(IMAGE)({"tile_grid_size": (2, 2)})),
+    rewrite(
+        "ContrastLimitedAdaptiveHistogramEqualization",
+        cases(IMAGE)({"tile_grid_size": (2, 2)}),
+        note="constants computed at export",
+    ),
     rewrite(
         "IntegerLookup",
         cases(ids(3), needs="tensorflow")(

@@ -125,6 +125,7 @@ GELUS = {
     "erf": lambda x: x * 0.5 * (1.0 + ops.erf(x * SQRT_HALF)),
     "erfc": lambda x: 0.5 * x * lax.erfc(-x / 1.4142135),
     "tanh": lambda x: x * (0.5 * (1 + ops.tanh(0.7978845608 * (x + 0.044715 * x * x * x)))),
+    "recomputed in training": jax.checkpoint(lambda x: ops.gelu(x)),
     "of a shifted input": lambda x: ops.gelu(x * 0.5 + 1.0),
 }
 
@@ -534,6 +535,14 @@ def test_transposed_convolutions_in_the_runtime(case: tuple[int, dict[str, Any]]
         operators(chain(tuple(shape), Does(convolve)), normal(2, *shape), Path(folder))
 
 
+@jax.custom_vjp
+def straight_through(x: Any) -> Any:
+    return jnp.round(x)
+
+
+straight_through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+
+
 def quotient(x: Any, axis: int) -> Any:
     return x / jnp.sum(x, axis, keepdims=True)
 
@@ -597,6 +606,9 @@ PROGRAMS = {
     "softplus": jax.nn.softplus,
     "mish": jax.nn.mish,
     "selu": jax.nn.selu,
+    "checkpoint": jax.checkpoint(lambda x: jnp.sin(x) * jax.nn.gelu(x)),
+    "custom derivative": lambda x: straight_through(x),
+    "named": jax.jit(jax.named_call(lambda x: jax.nn.relu(x) + 1, name="named")),
     "known choice": lambda x: jnp.where(jnp.arange(3).sum() == 3, x, -x),
     "sliced stack": lambda x: lax.scan(lambda c, v: (c + v, c), x[0], x)[1][1],
     "whole stack": lambda x: lax.scan(lambda c, v: (c + v, c), x[0], x)[1],

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.extend.core import primitives
 
 from sentei.litert.rewrites import (
     convolutions,
@@ -17,8 +18,8 @@ from sentei.litert.rewrites import (
     lookups,
     loops,
     normalized,
-    primitives,
     refused,
+    remainders,
     resampling,
     spectra,
     views,
@@ -32,13 +33,12 @@ _KNOWN_LIMIT = 512 * 512
 
 # Steps that only call an inner program, and the parameter that holds it.
 _CALLS = {
-    "jit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "remat": "jaxpr",
-    "checkpoint": "jaxpr",
+    primitives.call_p.name: "call_jaxpr",
+    primitives.closed_call_p.name: "call_jaxpr",
+    primitives.custom_jvp_call_p.name: "call_jaxpr",
+    primitives.custom_vjp_call_p.name: "call_jaxpr",
+    primitives.jit_p.name: "jaxpr",
+    primitives.remat_p.name: "jaxpr",
 }
 
 # Steps that hold programs and have a rule for known numbers of their own.
@@ -53,7 +53,7 @@ for _table in (
     resampling.RULES,
     lookups.RULES,
     normalized.RULES,
-    primitives.RULES,
+    remainders.RULES,
     refused.RULES,
     spectra.RULES,
     views.RULES,
