@@ -73,6 +73,6 @@ def _pruned(model: Any, steps: int) -> Any:
 
 
 VARIANTS = (
-    Variant("dense", "training", None, 16, _dense),
-    Variant("pruned", f"pruning to {SPARSITY:.0%}", "dense", 12, _pruned),
+    Variant("dense", "training", None, 12, _dense),
+    Variant("pruned", f"pruning to {SPARSITY:.0%}", "dense", 10, _pruned),
 )
