@@ -18,7 +18,7 @@ from sentei import demo
 from sentei.core.errors import CorruptFile, SenteiError
 from sentei.demo import images, picture
 from sentei.demo.interrupts import between_steps
-from sentei.demo.results import COLUMNS, Epoch, Results, Row, cells, summary
+from sentei.demo.results import COLUMNS, Epoch, Results, Row, cells, disturbance, summary
 
 SHIPPED = Path(str(files("sentei.demo"))) / "fashion_mnist.npz"
 WRITTEN = {f"{name}.{end}" for name in ("dense", "pruned") for end in ("keras", "tflite")} | {
@@ -102,6 +102,13 @@ def test_cells_and_summary():
     said = summary([row(), pruned])
     assert "pruned.tflite is 4.0x smaller to download than dense.tflite" in said
     assert "-1.75 points" in said
+
+
+def test_times_taken_on_a_busy_machine_are_said_to_be():
+    quiet = row("pruned", ratio_quartiles=(0.98, 1.03))
+    assert disturbance([row(), quiet]) is None
+    busy = row("pruned", ratio_quartiles=(0.5, 2.0))
+    assert "pruned.tflite a ratio from 0.50x to 2.00x" in disturbance([row(), busy, quiet])
 
 
 def test_accuracy_error_is_that_of_a_share():

@@ -20,7 +20,7 @@ from sentei.demo import images, measure, picture
 from sentei.demo.images import Images
 from sentei.demo.interrupts import between_steps
 from sentei.demo.progress import Stages, TrainingProgress, stages
-from sentei.demo.results import Epoch, Results, summary
+from sentei.demo.results import Epoch, Results, disturbance, summary
 from sentei.demo.variants import BATCH_SIZE, VARIANTS, Variant
 from sentei.litert.export import export
 from sentei.sparsity import Log
@@ -44,7 +44,7 @@ class Effort:
     runs: int
 
 
-_FULL = Effort(images=10_000, most_epochs=1000, runs=200)
+_FULL = Effort(images=10_000, most_epochs=1000, runs=400)
 _QUICK = Effort(images=2000, most_epochs=4, runs=30)
 
 
@@ -186,11 +186,13 @@ def _show(results: Results, out: Path) -> None:
     whole = not console.is_terminal
     console.print()
     console.print(results.table())
-    for sentence in (
+    sentences = (
         summary(results.rows),
         "Accuracy and time were measured on the files, in the LiteRT runtime: "
         f"{results.rows[0].images:,} test images; one thread, taking turns.",
+        disturbance(results.rows),
         f"Written to {out}{os.sep}: {', '.join([*names, _RESULTS, _PICTURE])}",
         f"{results.seconds:.0f} seconds in all.",
-    ):
+    )
+    for sentence in filter(None, sentences):
         console.print(sentence, soft_wrap=whole)

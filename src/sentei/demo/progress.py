@@ -1,6 +1,7 @@
 """What the demo shows while it works: a bar for every stage on a terminal, a line elsewhere."""
 
 import contextlib
+import io
 import os
 import sys
 import time
@@ -87,7 +88,7 @@ def stages() -> Iterator[Stages]:
     try:
         descriptor = os.dup(sys.stderr.fileno())
     except (AttributeError, OSError, ValueError):  # no stream, or one that is not a file
-        yield Stages(sys.stderr)
+        yield Stages(sys.stderr or io.StringIO())
         return
     with os.fdopen(descriptor, "w", encoding=sys.stderr.encoding, errors="replace") as stream:
         yield Stages(stream)

@@ -12,6 +12,9 @@ from rich.table import Table
 from sentei import __version__
 from sentei.litert import tables
 
+# On a quiet machine half of all rounds lie within a few percent.
+_UNRELIABLE = 1.25
+
 
 @dataclass(frozen=True)
 class Row:
@@ -124,6 +127,25 @@ def summary(rows: Iterable[Row]) -> str:
         f"{last.file} is {first.gzip_bytes / last.gzip_bytes:.1f}x smaller to download than "
         f"{first.file}, at {points:+.2f} points of accuracy (standard error of each: "
         f"{100 * last.accuracy_error:.2f})."
+    )
+
+
+def disturbance(rows: Iterable[Row]) -> str | None:
+    """A warning when the machine had other things to do while the files were timed.
+
+    Args:
+        rows: The rows.
+
+    Returns:
+        A sentence, or None when the ratios can be relied on.
+    """
+    row = max(rows, key=lambda row: row.ratio_quartiles[1] / row.ratio_quartiles[0])
+    low, high = row.ratio_quartiles
+    if high / low < _UNRELIABLE:
+        return None
+    return (
+        f"The machine was busy while the files were timed: half of all rounds gave {row.file} a "
+        f"ratio from {low:.2f}x to {high:.2f}x. Time them again when it is quiet: sentei bench."
     )
 
 
