@@ -86,7 +86,7 @@ OLD_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Makes an environment, unless there is one that works.
 define CREATE
 if ! $(1)/bin/python -c '$(OLD_ENOUGH)' 2>/dev/null; then \
-	for candidate in $(PYTHON) $(CANDIDATES); do \
+	python=; for candidate in $(PYTHON) $(CANDIDATES); do \
 		$$candidate -c '$(OLD_ENOUGH)' 2>/dev/null && python=$$candidate && break; \
 	done; \
 	if [ -z "$$python" ]; then \
