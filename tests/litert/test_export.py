@@ -1,5 +1,6 @@
 """`sentei.export`: every kind of model, against Keras itself, in the plain interpreter."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -21,6 +22,7 @@ from sentei.core.errors import ExportError, ExportMismatch, SenteiError, Unsuppo
 from sentei.litert import export as export_module
 from sentei.litert import flatbuffer
 from sentei.litert.batch import BATCH_SIZES, open_batch
+from sentei.litert.refusal import layer_of
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="converts in-process")
 
@@ -539,17 +541,47 @@ def test_pruned_weights_are_exactly_zero_in_the_file(tmp_path):
 # --- refusals ------------------------------------------------------------------------------------
 
 
-def test_the_converters_refusal_names_the_layer(tmp_path):
-    model = keras.Sequential(
-        [
-            keras.Input((8,)),
-            kl.Dense(8),
-            kl.Lambda(lambda x: ops.fft((x, x))[0], name="spectrum"),
-        ]
-    )
-    with pytest.raises(SenteiError, match=r"spectrum"):
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (kl.LSTM(3, name="guilty"), r"refuses the model because of tfl.while \(layer 'guilty'\)"),
+        (
+            kl.Lambda(lambda x: ops.svd(x)[0], name="guilty"),
+            r"stablehlo.custom_call \(layer 'guilty'\). It says: failed to legalize",
+        ),
+        (
+            kl.Lambda(lambda x: ops.fft((x, x))[0], name="guilty"),
+            r"stablehlo.fft \(layer 'guilty'\)",
+        ),
+        (
+            kl.Lambda(lambda x: ops.sort(x), name="guilty"),
+            r"runtime refuses the file: .*STABLEHLO_SORT.* holds .*stablehlo.sort \(layer 'guilty",
+        ),
+    ],
+)
+def test_converter_and_runtime_are_quoted_with_the_layer(tmp_path, monkeypatch, layer, words):
+    # The rewriting would name these first; what it does not know must be named, too.
+    monkeypatch.setattr("sentei.litert.trace.rewritten", contextlib.nullcontext)
+    model = keras.Sequential([keras.Input((4, 4)), kl.Dense(4), layer])
+    with pytest.raises(ExportError, match=words) as error:
         sentei.export(model, tmp_path / "m.tflite")
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("location", "layer"),
+    [
+        ('loc("jit(forward)/model/block/conv/dot_general")', "conv"),
+        ('loc("jit(forward)/model/block/other/dot_general")', "block"),
+        ('loc(fused["jit(forward)/nothing/add", "jit(forward)/conv/add"])', "conv"),
+        ('loc("conv")', None),
+        ("loc(unknown)", None),
+    ],
+)
+def test_the_layer_of_a_location(location, layer):
+    assert layer_of(location, frozenset({"block", "conv", "model"})) == layer
 
 
 def test_state_and_random_numbers_at_inference_are_refused(tmp_path):
