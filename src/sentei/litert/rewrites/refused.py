@@ -36,6 +36,7 @@ _LAYERS: tuple[tuple[type, str], ...] = (
         "it runs a PyTorch module. Convert that with litert-torch, or rebuild it from Keras layers",
     ),
 )
+_RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
 _STATEFUL = (
     "it keeps its state from call to call (stateful=True), which a file cannot. Build it with "
     "stateful=False, and pass states in and out as tensors (initial_state, return_state)"
@@ -79,8 +80,7 @@ def check_layers(model: Any) -> None:
     """
     for layer, _ in sublayers(model):
         reason = next((reason for kind, reason in _LAYERS if isinstance(layer, kind)), None)
-        # `is True`: a custom layer may call anything `stateful`.
-        if reason is None and getattr(layer, "stateful", False) is True:
+        if reason is None and isinstance(layer, _RECURRENT) and layer.stateful:
             reason = _STATEFUL
         if reason is not None:
             kind_name = type(layer).__name__
