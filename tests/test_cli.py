@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import types
+import warnings
 
 import flatfiles
 import keras
@@ -16,6 +17,7 @@ import pytest
 
 import sentei
 from sentei import cli
+from sentei.litert import inspect as inspect_room
 from sentei.litert.runtime import Runner
 
 
@@ -323,6 +325,20 @@ def test_keras_runs_on_jax_unless_the_user_says_otherwise(monkeypatch, capfd, gi
     assert seen == [used]
 
 
+def test_what_libraries_say_does_not_get_into_the_json(folder, capfd, monkeypatch):
+    original = inspect_room.inspect
+
+    def chatty(file):
+        print("loading...")
+        warnings.warn("something is old", stacklevel=1)
+        return original(file)
+
+    monkeypatch.setattr(inspect_room, "inspect", chatty)
+    status, out, err = run(capfd, "inspect", "good.tflite", "--json")
+    assert (status, err) == (0, "loading...\n")
+    assert json.loads(out)["parameters"] == 15
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "status", "message"),
@@ -343,6 +359,24 @@ def test_a_reader_that_leaves_is_no_error(folder):
     err = child.stderr.read()
     assert (child.wait(30), err) == (141, "")
     child.stderr.close()
+
+
+@pytest.mark.slow
+def test_a_half_pruned_model_is_exported_as_it_stands(folder, model):
+    """The file holds a loss that only the user has, and an optimizer of ours."""
+
+    def own_loss(wanted, given):
+        return keras.ops.mean(keras.ops.square(wanted - given))
+
+    model.compile("adam", loss=own_loss)
+    sentei.prune(model, sentei.sparsity.ConstantSparsity(0.5, begin_step=0, frequency=1))
+    model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
+    model.save("pruned.keras")
+    child = _spawn("export", "pruned.keras", "pruned.tflite", "--json", cwd=folder)
+    _, err = child.communicate(timeout=120)
+    assert (child.returncode, err) == (0, "")
+    (kernel,) = [t for t in inspect_room.inspect("pruned.tflite").tensors if t.shape == (3, 4)]
+    assert kernel.zeros == 0.5
 
 
 @pytest.mark.slow

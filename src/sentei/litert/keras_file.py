@@ -181,7 +181,7 @@ def layers(config: dict[str, Any]) -> Counter[str]:
 
 
 def load_model(path: str | os.PathLike[str]) -> Any:
-    """Loads a `.keras` file as a model.
+    """Loads a `.keras` file as a model, for inference: losses, metrics and optimizer stay behind.
 
     Args:
         path: The file.
@@ -198,7 +198,7 @@ def load_model(path: str | os.PathLike[str]) -> Any:
     import keras
 
     try:
-        return keras.models.load_model(path)
+        return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras and custom layers raise whatever they like here.
         words = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedModel(
