@@ -212,7 +212,7 @@ def _adapted_rows(
 def _constant(value: np.ndarray, before: Any) -> Any:
     from litert_converter.mlir import ir
 
-    value = np.ascontiguousarray(value)
+    value = np.asarray(value, order="C")
     attribute = ir.DenseElementsAttr.get(value)
     return _create("arith.constant", [], attribute.type, {"value": attribute}, before)
 
@@ -220,7 +220,7 @@ def _constant(value: np.ndarray, before: Any) -> Any:
 def _constant_type(value: np.ndarray) -> Any:
     from litert_converter.mlir import ir
 
-    return ir.DenseElementsAttr.get(np.ascontiguousarray(value)).type
+    return ir.DenseElementsAttr.get(np.asarray(value, order="C")).type
 
 
 def _vector_type(length: int, dtype: np.dtype) -> Any:

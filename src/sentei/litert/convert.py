@@ -117,7 +117,8 @@ def _constant(value: np.ndarray) -> Any:
     """An array as an MLIR attribute; only unsigned integers carry their sign in the type."""
     from litert_converter.mlir import ir
 
-    return ir.DenseElementsAttr.get(np.ascontiguousarray(value), signless=value.dtype.kind != "u")
+    # Not np.ascontiguousarray: it makes a vector of a scalar.
+    return ir.DenseElementsAttr.get(np.asarray(value, order="C"), signless=value.dtype.kind != "u")
 
 
 def _bind_half(argument: Any, value: np.ndarray) -> None:

@@ -57,7 +57,7 @@ def trace(model: Any, signature: Signature) -> Graph:
         ExportError: The model's own code fails while it is traced.
     """
     with _tracing(model, signature), full_precision(model), rewritten(model):
-        forward, weights, names = _forward(model, signature)
+        forward, weights, names = _forward(model, signature, stateless=True)
         stage = jax.jit(forward, keep_unused=True).trace(weights, _specs(signature.inputs))
         outputs = tuple(
             TensorSpec(name, tuple(out.shape), np.dtype(out.dtype).name)
@@ -91,7 +91,7 @@ def compiled(
     """
     cpu = jax.devices("cpu")[0]
     with _tracing(model, signature), full_precision(model), jax.default_device(cpu):
-        forward, weights, names = _forward(model, signature)
+        forward, weights, names = _forward(model, signature, stateless=False)
         arrays = [np.asarray(weight) for weight in weights]
         lowered = jax.jit(forward).lower(arrays, _specs(signature.inputs))
         # Run a few times only: compiling takes longer than optimizing could save.
@@ -105,11 +105,13 @@ def compiled(
 
 
 def _forward(
-    model: Any, signature: Signature
+    model: Any, signature: Signature, *, stateless: bool
 ) -> tuple[Callable[..., list[Any]], list[Any], list[str]]:
     """The model as a pure function of its weights and inputs; the weights' values; output names.
 
-    The names are known, and filled in, once the function has been traced.
+    The names are known, and filled in, once the function has been traced. With `stateless`, a model
+    that moves its variables is refused; not rewritten, even one whose random draws are never used
+    does (a recurrent layer with dropout).
     """
     variables = list(model.variables)
     names: list[str] = []
@@ -119,7 +121,8 @@ def _forward(
         before = dict(scope.state_mapping)
         with scope:
             result = signature.call(model, inputs)
-        _refuse_state(model, variables, before, scope.state_mapping)
+        if stateless:
+            _refuse_state(model, variables, before, scope.state_mapping)
         names[:] = name_outputs(model, result)
         return keras.tree.flatten(result)
 
