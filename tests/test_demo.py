@@ -144,7 +144,15 @@ def test_seeds_that_no_generator_takes_are_refused(tmp_path, seed):
     assert not (tmp_path / "out").exists()
 
 
-def test_interrupts_wait_for_the_end_of_a_step():
+@pytest.fixture
+def interruptible():
+    """The usual handler: a process started in the background of a shell ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupts_wait_for_the_end_of_a_step(interruptible):
     done = []
     with pytest.raises(KeyboardInterrupt), between_steps() as pause:
         for step in range(5):
@@ -156,14 +164,14 @@ def test_interrupts_wait_for_the_end_of_a_step():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_second_interrupt_does_not_wait():
+def test_second_interrupt_does_not_wait(interruptible):
     with pytest.raises(KeyboardInterrupt), between_steps():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         pytest.fail("the second signal was held back")
 
 
-def test_interrupt_in_the_last_step_is_not_lost():
+def test_interrupt_in_the_last_step_is_not_lost(interruptible):
     with pytest.raises(KeyboardInterrupt), between_steps():
         signal.raise_signal(signal.SIGINT)
 
