@@ -15,8 +15,9 @@ import numpy as np
 
 from sentei.core.errors import ExportError
 
-# Two sizes that no layer has a reason to treat in a special way, as many do 1.
-BATCH_SIZES = (5, 7)
+# Two sizes that no layer has a reason to treat in a special way, as many do 1, and that are hardly
+# ever the size of another axis: an operator may tell the two apart only by their sizes.
+BATCH_SIZES = (37, 41)
 
 # Elementwise operators of two operands, which broadcast a single row over the batch.
 _BROADCASTING = {
