@@ -128,6 +128,16 @@ def test_bench_gives_json(folder, capfd):
     assert (item["file"], item["runs"], item["threads"]) == ("good.tflite", 3, 2)
 
 
+def test_bench_shows_the_profile_when_asked(folder, capfd):
+    command = ["bench", "good.tflite", "--runs", 1]
+    assert "Fully Connected" not in run(capfd, *command)[1]
+    status, out, err = run(capfd, *command, "--profile")
+    assert (status, err) == (0, "")
+    assert re.search(r"^ Fully Connected .* xnnpack +1 ", out, re.MULTILINE)
+    (item,) = json.loads(run(capfd, *command, "--profile", "--json")[1])["measurements"]
+    assert any(operator["name"].startswith("Fully Connected") for operator in item["profile"])
+
+
 def test_inspect_prints_tables(folder, capfd):
     status, out, err = run(capfd, "inspect", "int8.tflite")
     assert (status, err) == (0, "")

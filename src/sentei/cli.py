@@ -124,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
         "--inputs", metavar="X.npz", type=Path, help="inputs by name; random by default"
     )
 
+    bench.add_argument("--profile", action="store_true", help="show which operators take the time")
+
     inspect = _command(
         commands,
         "inspect",
@@ -175,7 +177,12 @@ def _bench(arguments: argparse.Namespace) -> int:
 
         inputs = None if arguments.inputs is None else read_inputs(arguments.inputs)
         results = benchmark(arguments.files, inputs, arguments.threads, arguments.runs)
-    return _show(results, arguments.json)
+    if not arguments.profile or arguments.json:
+        return _show(results, arguments.json)
+    from sentei.litert import tables
+
+    tables.show(*results.tables(), *results.profiles())
+    return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -229,10 +236,10 @@ def _working(on: str) -> Iterator[None]:
 
 
 def _show(result: _Result, as_json: bool) -> int:
-    """Prints a result; texts that hold tables are drawn to fit the terminal."""
+    """Prints a result."""
     if as_json:
         sys.stdout.write(json.dumps(result.to_dict(), indent=2) + "\n")
-    elif sys.stdout.isatty() and hasattr(result, "tables"):
+    elif hasattr(result, "tables"):
         from sentei.litert import tables
 
         tables.show(*result.tables())

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sentei.core.errors import CorruptFile, SenteiError, UnsupportedModel
-from sentei.litert import benchmarking, memory
+from sentei.litert import benchmarking, memory, profiling, tables
 from sentei.litert.benchmarking import benchmark, read_inputs
+from sentei.litert.profiling import OperatorTime
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_measures_each_file_against_the_first(files):
         assert 0 < item.ratio_quartiles[0] <= item.ratio <= item.ratio_quartiles[1]
         assert item.runs == 7
         assert item.memory > 0
-        assert item.profile is None
+        assert [operator.by for operator in item.profile] == ["xnnpack"] * len(item.profile)
     assert results[0].ratio == 1
     assert results[0].ratio_quartiles == (1, 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -137,6 +138,22 @@ def test_prints_a_table_and_gives_plain_data(files):
     assert [item["size"] for item in data] == [660, 776]
     assert data[0]["batch"] == {"features": [1, 4]}
     assert str(results[0]).startswith(f"{files['dense']}: ")
+
+
+def test_the_costliest_kinds_of_operators_come_first(files, monkeypatch):
+    times = [("Add", 0.1, 1), ("Conv", 0.3, 3), ("Conv", 0.4, 4), ("Add", 0.2, 2)]
+    operators = tuple(OperatorTime(name, "xnnpack", share, ms) for name, share, ms in times)
+    answers = iter([operators, None])
+    monkeypatch.setattr(profiling, "profile", lambda *_: next(answers))
+    shown = tables.plain(*benchmark([files["dense"], files["dense_int8"]], runs=1).profiles())
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["Conv", "xnnpack", "2", "7.000", "70.0%"] in lines
+    conv, add = (
+        next(i for i, line in enumerate(lines) if line[:1] == [n]) for n in ("Conv", "Add")
+    )
+    assert conv < add
+    assert lines[add] == ["Add", "xnnpack", "2", "3.000", "30.0%"]
+    assert shown.endswith(f"{files['dense_int8']}: the runtime gives no profile")
 
 
 def test_nothing_is_drawn_where_there_is_no_terminal(files, capfd):

@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sentei.core.errors import CorruptFile, SenteiError
-from sentei.litert import flatbuffer, memory, tables
+from sentei.litert import flatbuffer, memory, profiling, tables
 from sentei.litert.port import Port
+from sentei.litert.profiling import OperatorTime
 from sentei.litert.runtime import Runner
 
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
@@ -51,7 +52,8 @@ class Measurement:
         batch: The shapes of the inputs it was run on, by name.
         threads: Threads of the runtime.
         runs: Timed rounds.
-        profile: Time per operator; None, for the Python interpreter of LiteRT offers no profile.
+        profile: Time per operator in running order, from a run apart on zeros at the shapes on
+            disk; None where the runtime gives no profile (a file exported with an open batch, say).
     """
 
     file: str
@@ -65,7 +67,7 @@ class Measurement:
     batch: dict[str, tuple[int, ...]]
     threads: int
     runs: int
-    profile: None = None
+    profile: tuple[OperatorTime, ...] | None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data that JSON can hold."""
@@ -104,8 +106,37 @@ class Measurements(list[Measurement]):
         )
         return [tables.table((*columns, "peak memory"), rows)]
 
+    def profiles(self) -> list[Table | str]:
+        """Which kinds of operators take the time of each file, for `rich` to print."""
+        shown: list[Table | str] = []
+        for item in self:
+            if item.profile is None:
+                shown.append(f"{item.file}: the runtime gives no profile")
+            else:
+                shown += [f"{item.file}:", _profile_table(item.profile)]
+        return shown
+
     def __str__(self) -> str:
         return tables.plain(*self.tables())
+
+
+def _profile_table(profile: Sequence[OperatorTime]) -> Table:
+    """One row per kind of operator, the costliest first."""
+    kinds: dict[tuple[str, str], list[OperatorTime]] = {}
+    for item in profile:
+        kinds.setdefault((item.name, item.by), []).append(item)
+    ranked = sorted(kinds.items(), key=lambda kind: -sum(item.share for item in kind[1]))
+    rows = (
+        (
+            name,
+            by,
+            tables.count(len(items)),
+            f"{sum(item.mean_ms for item in items):.3f}",
+            tables.share(sum(item.share for item in items)),
+        )
+        for (name, by), items in ranked
+    )
+    return tables.table(("operator", "run by", "times", "mean ms", "share"), rows)
 
 
 def benchmark(
@@ -169,6 +200,7 @@ def benchmark(
                 batch={name: value.shape for name, value in contestant.values.items()},
                 threads=threads,
                 runs=runs,
+                profile=contestant.profile,
             )
         )
     return results
@@ -211,6 +243,7 @@ class _Contestant:
         ports = self.runner.inputs
         shapes = {ports[name].index: value.shape for name, value in self.values.items()}
         self.memory = memory.measure(path, shapes, threads)
+        self.profile = profiling.profile(path, threads)
         self.runner.set(self.values)
         seconds = [self.turn() for _ in range(_WARM_UP_RUNS)]
         self.repeats = max(1, math.ceil(_SHORTEST_TURN / max(min(seconds), 1e-9)))

@@ -1,6 +1,7 @@
 """Tables of results: one way to draw them, on a terminal or as plain text."""
 
 import io
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -42,7 +43,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def show(*tables: Table | str) -> None:
-    """Prints tables and lines on the terminal, wider than it rather than with numbers cut off."""
+    """Prints tables and lines: plain into a file or a pipe, drawn to fit on a terminal.
+
+    A table that does not fit is drawn wider than the terminal rather than with numbers cut off.
+    """
+    if not sys.stdout.isatty():
+        sys.stdout.write(plain(*tables) + "\n")
+        return
     roomy = Console(width=_PLAIN_WIDTH)
     width = Console().width
     for item in tables:
