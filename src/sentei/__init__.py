@@ -38,9 +38,16 @@ def __dir__() -> list[str]:
 
 
 def _is_command_line() -> bool:
-    first, second = [*sys.orig_argv, "", "", ""][1:3]
-    as_module = first == "-m" and second.split(".")[0] == "sentei"
-    return as_module or os.path.basename(first) in ("sentei", "sentei.exe")
+    """Whether this process is `sentei ...` or `python [options] -m sentei[.module] ...`."""
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if word == "-m":
+            return next(words, "").split(".")[0] == "sentei"
+        if word in ("-X", "-W"):
+            next(words, "")
+        elif not word.startswith("-") or word == "-c":
+            return os.path.basename(word) in ("sentei", "sentei.exe")
+    return False
 
 
 # A model saved in the middle of pruning holds classes of sentei: Keras must know them as soon as
