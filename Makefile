@@ -37,6 +37,8 @@ test-slow: setup  ## the slow tests, on JAX
 
 test-tensorflow: $(VENV)-tensorflow/.installed  ## the core tests, on TensorFlow
 	KERAS_BACKEND=tensorflow $(call PYTEST,$(VENV)-tensorflow) -m core
+	@# Layers that Keras makes only where TensorFlow is installed, whatever the backend.
+	KERAS_BACKEND=jax $(call PYTEST,$(VENV)-tensorflow) tests/litert/test_layers.py -k "Hash or Lookup"
 
 test-torch: $(VENV)-torch/.installed  ## the core tests, on PyTorch
 	KERAS_BACKEND=torch $(call PYTEST,$(VENV)-torch) -m core
