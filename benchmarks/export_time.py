@@ -2,8 +2,10 @@
 
 Every measurement is a process of its own that imports, builds the model with random weights and
 exports it once; the contenders take turns. Time is that of the export call alone, with whatever it
-still has to import. Memory is how much the anonymous memory of the process and of its children grew
-during the call, at its peak, sampled from outside (`RssAnon`: code mapped from files is not in it).
+still has to import; processor time is what the process and its children spent in it on all cores,
+which other load on the machine hardly changes. Memory is how much the anonymous memory of the
+process and of its children grew during the call, at its peak, sampled from outside (`RssAnon`: code
+mapped from files is not in it).
 
     python benchmarks/export_time.py [--model MobileNetV2] [--rounds 5] [--peer-python PATH]
 """
@@ -57,6 +59,7 @@ class Measurement:
     """One export: seconds, peak growth of memory in bytes, bytes of the model and of the file."""
 
     seconds: float
+    processor_seconds: float
     memory: int
     model: int
     file: int
@@ -134,13 +137,15 @@ def measure(python: str, contender: Contender, model: str) -> Measurement:
         reader.start()
         try:
             size = int(answer(process, "ready", complaints))
+            before = processor_seconds(process.pid)
             watch = Watch(process.pid)
             tell(process)
             seconds = float(answer(process, "done", complaints))
+            spent = processor_seconds(process.pid) - before
             memory = watch.stop()
             tell(process)
             process.wait(timeout=60)
-            return Measurement(seconds, memory, size, Path(path).stat().st_size)
+            return Measurement(seconds, spent, memory, size, Path(path).stat().st_size)
         finally:
             process.kill()
             process.wait()
@@ -184,6 +189,12 @@ class Watch:
         return self._peak - self._baseline
 
 
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process and of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def anonymous_memory(pid: int) -> int:
     """Bytes of anonymous memory of a process and all it started."""
     total = 0
@@ -199,12 +210,23 @@ def anonymous_memory(pid: int) -> int:
     return total
 
 
+def median(results: list[Measurement], field: str) -> float:
+    """The median of one field."""
+    return statistics.median(getattr(result, field) for result in results)
+
+
+def ratio(value: float, reference: float | None) -> str:
+    """A value against Keras' own, if that was measured."""
+    return f"{value / reference:.3f}x" if reference else "-"
+
+
 def write(
     found: dict[str, list[Measurement]], model: str, rounds: int, folder: Path, note: str | None
 ) -> None:
     """Writes the table as Markdown and JSON."""
     peer = found.get("Keras on TensorFlow")
-    reference = statistics.median(m.seconds for m in peer) if peer else None
+    reference = median(peer, "seconds") if peer else None
+    reference_spent = median(peer, "processor_seconds") if peer else None
     lines = [
         f"# Export of {model} to a `.tflite` file",
         "",
@@ -213,18 +235,19 @@ def write(
         f"{time.strftime('%Y-%m-%d')}. Reproduce: `python benchmarks/export_time.py "
         f"--model {model} --rounds {rounds}`.",
         "",
-        "| exporter | seconds (lowest to highest) | of Keras | peak memory | x model | file |",
-        "|---|---|---|---|---|---|",
+        "| exporter | seconds (lowest to highest) | of Keras | processor seconds | of Keras "
+        "| peak memory | x model | file |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, results in found.items():
         seconds = [m.seconds for m in results]
-        memory = statistics.median(m.memory for m in results)
-        middle = statistics.median(seconds)
-        ratio = f"{middle / reference:.3f}x" if reference else "-"
+        memory = median(results, "memory")
+        spent = median(results, "processor_seconds")
         lines.append(
-            f"| {name} | {middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | {ratio} | "
-            f"{memory / 1e6:.0f} MB | {memory / results[0].model:.1f} | "
-            f"{results[0].file / 1e6:.2f} MB |"
+            f"| {name} | {statistics.median(seconds):.2f} ({min(seconds):.2f} to "
+            f"{max(seconds):.2f}) | {ratio(statistics.median(seconds), reference)} | {spent:.2f} | "
+            f"{ratio(spent, reference_spent)} | {memory / 1e6:.0f} MB | "
+            f"{memory / results[0].model:.1f} | {results[0].file / 1e6:.2f} MB |"
         )
     lines += ["", f"The model's weights take {next(iter(found.values()))[0].model / 1e6:.1f} MB."]
     lines += ["", note] if note else []

@@ -245,3 +245,18 @@ def test_integers_and_truth_values_are_compared_as_numbers():
         compared([np.array([3, 5])], [np.array([3, 4])])
     with pytest.raises(ExportMismatch):
         compared([np.array([True])], [np.array([False])])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="compiles with JAX")
+def test_options_that_xla_does_not_know_are_dropped():
+    import jax
+
+    from sentei.litert import trace
+
+    class Picky:
+        def compile(self, compiler_options=None):
+            if compiler_options:
+                raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
+            return "compiled"
+
+    assert trace._quickly_compiled(Picky()) == "compiled"
