@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 BACKENDS = ("jax", "tensorflow", "torch")
 # task → steps a turn, turns, bound on the ratio
-TASKS = {"resnet20": (5, 9, 1.03), "dense_300_100": (100, 15, 1.10)}
+TASKS = {"resnet20": (5, 7, 1.03), "dense_300_100": (100, 15, 1.10)}
 
 
 def main() -> int:
