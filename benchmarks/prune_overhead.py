@@ -29,7 +29,8 @@ TASKS = {"resnet20": (5, 7, 1.03), "dense_300_100": (100, 15, 1.10)}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measures one backend, or each in a process of its own, and writes the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backend", choices=BACKENDS, help="measure in this interpreter")
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
     parser.add_argument("--turns", type=int, help="turns a task (default: by task)")
@@ -134,8 +135,9 @@ def write(rows: list[dict]) -> None:
         "# Cost of pruning",
         "",
         "Training step with a pruning rule (mask update every 100 steps) over the plain step,",
-        f"turn by turn in one process, on {os.cpu_count()} CPU cores. "
-        "Made by `benchmarks/prune_overhead.py`.",
+        f"turn by turn in one process, on {os.cpu_count()} CPU cores at a load of "
+        f"{os.getloadavg()[2]:.1f} (above the number of cores, other jobs took part: look at the "
+        "quartiles). Made by `benchmarks/prune_overhead.py`.",
         "",
         "| backend | network | batch | plain ms | pruned ms | ratio (quartiles) | bound "
         "| extra bytes a weight |",
