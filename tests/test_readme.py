@@ -62,7 +62,7 @@ def test_code_runs(page, tmp_path):
 
 
 def test_the_first_example_has_five_lines():
-    first = blocks(ROOT / "README.md")[0].strip().splitlines()
+    first = list(filter(None, blocks(ROOT / "README.md")[0].splitlines()))
     assert len(first) == 5
     assert all(len(line) <= 100 for line in first)
 
