@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,6 +23,8 @@ from sentei.litert.verify import Outputs, Verification, compare, predictions
 
 # Batch sizes at which a file with an open batch axis is verified.
 _TRIED_BATCHES = (1, 3)
+# Samples of one batch size, and the signature that has it.
+_Trial = tuple[Signature, list[Sample]]
 
 
 def export(
@@ -69,13 +70,14 @@ def export(
     _check_batch(batch_size)
     _check_float(model)
     pinned = signature_of(model, signature, batch_size)
+    given = None if isinstance(verify, bool | np.bool_) else verify
+    trials = _trials(model, pinned, given) if given is not None or verify else []
     with _replaced(target) as temporary:
         lowered = lower(model, pinned, temporary)
         start = perf_counter()
-        given = None if isinstance(verify, bool | np.bool_) else verify
-        checks = _expect(model, pinned, given) if given is not None or verify else []
+        expected = [predictions(model, fixed, samples) for fixed, samples in trials]
         runner = _load(temporary, lowered)
-        verification = _verify(runner, checks)
+        verification = _verify(runner, trials, expected)
         seconds = {**lowered.seconds, "verify": perf_counter() - start}
     return ExportReport(
         path=str(target),
@@ -89,32 +91,28 @@ def export(
     )
 
 
-@dataclass(frozen=True)
-class _Check:
-    """Samples of one batch size, and what Keras computes on them."""
-
-    signature: Signature
-    samples: list[Sample]
-    expected: list[Outputs]
-
-
-def _expect(model: Any, signature: Signature, given: Any) -> list[_Check]:
-    """Runs the model on random inputs, and on the user's if there are any."""
-    checks = []
+def _trials(model: Any, signature: Signature, given: Any) -> list[_Trial]:
+    """Random samples of each batch size that is tried, and the user's if there are any."""
+    trials = []
     for size in _TRIED_BATCHES if signature.open_batch else (None,):
         fixed = signature if size is None else signature.with_batch(size)
         samples = random_samples(model, fixed)
         if given is not None and size in (1, None):
             samples = [*given_samples(given, fixed), *samples]
-        checks.append(_Check(fixed, samples, predictions(model, fixed, samples)))
-    return checks
+        trials.append((fixed, samples))
+    return trials
 
 
-def _verify(runner: Runner, checks: Sequence[_Check]) -> Verification | None:
+def _verify(
+    runner: Runner, trials: Sequence[_Trial], expected: Sequence[list[Outputs]]
+) -> Verification | None:
     """Holds the file against what Keras computes."""
-    if not checks:
+    if not trials:
         return None
-    found = [compare(runner, c.signature.inputs, c.samples, c.expected) for c in checks]
+    found = [
+        compare(runner, fixed.inputs, samples, outputs)
+        for (fixed, samples), outputs in zip(trials, expected, strict=True)
+    ]
     return Verification(
         samples=sum(one.samples for one in found),
         absolute_error=max(one.absolute_error for one in found),
@@ -195,6 +193,6 @@ def _replaced(target: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, target)
     except OSError as error:
-        raise SenteiError(f"{str(target)!r} cannot be written: {error.strerror}.") from None
+        raise SenteiError(f"{str(target)!r} cannot be written: {error}.") from None
     finally:
         temporary.unlink(missing_ok=True)
