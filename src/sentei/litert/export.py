@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
+from sentei.core.files import replaced
 from sentei.core.select import require_built, sublayers
 from sentei.litert.exporting_report import ExportReport
 from sentei.litert.lower import Lowered, lower
@@ -72,7 +71,7 @@ def export(
     pinned = signature_of(model, signature, batch_size)
     given = None if isinstance(verify, bool | np.bool_) else verify
     trials = _trials(model, pinned, given) if given is not None or verify else []
-    with _replaced(target) as temporary:
+    with replaced(target) as temporary:
         lowered = lower(model, pinned, temporary)
         start = perf_counter()
         expected = [predictions(model, fixed, samples) for fixed, samples in trials]
@@ -174,25 +173,3 @@ def _check_float(model: Any) -> None:
                 f"Layer {layer.name!r} was quantized by Keras (model.quantize({mode!r})), whose "
                 "arithmetic the converter has no operators for. Export the model as it was before."
             )
-
-
-@contextmanager
-def _replaced(target: Path) -> Iterator[Path]:
-    """Gives a temporary file beside the target that becomes it if all goes well, else vanishes."""
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".tmp")
-    except OSError as error:
-        raise SenteiError(f"{str(target)!r} cannot be written: {error.strerror}.") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes files that only their owner may read; give it the usual permissions.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise SenteiError(f"{str(target)!r} cannot be written: {error}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
