@@ -42,7 +42,8 @@ class Projection:
         """The values after the rule, and, inside, the rule's new state.
 
         Args:
-            values: position → the weight as the wrapped optimizer left it.
+            values: position → the weight as the wrapped optimizer left it. On PyTorch it lies
+                in the variable's own memory, and a rule may change it there and return it.
             gradients: position → the gradient of this step; positions without one are absent.
             step: int32 scalar, the number of optimizer steps taken, this one included.
 
@@ -169,18 +170,20 @@ class Projected(keras.optimizers.Optimizer):
     def _project(self, gradients: Tensors) -> None:
         step = ops.cast(ops.convert_to_tensor(self.inner_optimizer.iterations), "int32")
         held = frozenset().union(*(rule.positions for rule in self.projections))
-        values = {p: ops.convert_to_tensor(self._trainable_variables[p]) for p in sorted(held)}
+        before = {p: _tensor(self._trainable_variables[p]) for p in sorted(held)}
+        values = dict(before)
         for rule in self.projections:
-            values = {**values, **rule.project(values, gradients, step)}
+            values.update(rule.project(values, gradients, step))
         for position, value in values.items():
-            self.assign(self._trainable_variables[position], value)
+            if value is not before[position]:
+                self.assign(self._trainable_variables[position], value)
         self._restrict_averages()
 
     def _restrict_averages(self) -> None:
         for rule in self.projections:
             for position in sorted(rule.positions & self._averages.keys()):
                 average = self._averages[position]
-                self.assign(average, rule.restrict(position, ops.convert_to_tensor(average)))
+                self.assign(average, rule.restrict(position, _tensor(average)))
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Ends training: averages (if any) become the weights, and the rules hold in them.
@@ -200,7 +203,7 @@ class Projected(keras.optimizers.Optimizer):
         for rule in self.projections:
             for position in sorted(rule.positions):
                 variable = self._trainable_variables[position]
-                variable.assign(rule.restrict(position, ops.convert_to_tensor(variable)))
+                variable.assign(rule.restrict(position, _tensor(variable)))
         self.check()
 
     def check(self) -> None:
@@ -298,6 +301,12 @@ def advance(due: Any, update: Callable[..., Sequence[Any]], state: Sequence[Any]
         lambda pending, *_: pending, lambda _, *now: (never, *update(*now)), (due, *state)
     )
     return list(result[1:])
+
+
+def _tensor(variable: Any) -> Any:
+    """The variable's value; on PyTorch its own memory, outside the gradient's graph."""
+    tensor = ops.convert_to_tensor(variable)
+    return tensor.detach() if keras.backend.backend() == "torch" else tensor
 
 
 def _check_inner(inner: Any) -> None:

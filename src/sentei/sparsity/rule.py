@@ -18,6 +18,9 @@ from sentei.sparsity import scores
 from sentei.sparsity.patterns import Element, Pattern
 from sentei.sparsity.top import keep_best
 
+# The integers as wide as each float: all bits set keep a value, none set make it +0.0.
+_INTEGERS = {"float16": "int16", "bfloat16": "int16", "float32": "int32", "float64": "int64"}
+
 
 @dataclass(frozen=True)
 class PrunedWeight:
@@ -268,8 +271,15 @@ def not_finite(path: str) -> SenteiError:
 
 
 def _masked(value: Any, mask: Any) -> Any:
+    """The value where the mask is true, +0.0 elsewhere; on PyTorch `value` itself is changed."""
     # Not value * mask: that would keep NaN, and turn pruned negative weights into -0.0.
-    return ops.where(mask, value, 0.0)
+    if keras.backend.backend() != "torch":
+        return ops.where(mask, value, 0.0)
+    # Eager, so passes over memory are what it costs: `where` on booleans is not vectorised and
+    # takes 200 us for 235 000 weights, this takes 60.
+    integer = _INTEGERS[keras.backend.standardize_dtype(value.dtype)]
+    ops.view(value, integer).bitwise_and_(-ops.cast(ops.view(mask, "uint8"), integer))
+    return value
 
 
 def _pruned_weight(saved: dict[str, Any]) -> PrunedWeight:
