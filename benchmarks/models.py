@@ -48,3 +48,43 @@ def dense_300_100(classes: int = 10) -> keras.Model:
         ],
         name="dense_300_100",
     )
+
+
+def mobilenet_v2(classes: int = 1000, size: int = 224) -> keras.Model:
+    """MobileNetV2 (Sandler et al. 2018, table 2) with padding that is the same on every side.
+
+    Args:
+        classes: size of the output.
+        size: height and width of the input.
+    """
+    inputs = keras.Input((size, size, 3), name="image")
+    x = _normalized(layers.Conv2D(32, 3, 2, use_bias=False)(layers.ZeroPadding2D(1)(inputs)))
+    for expansion, channels, blocks, stride in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
+        for block in range(blocks):
+            x = _inverted_residual(x, expansion, channels, 1 if block else stride)
+    x = _normalized(layers.Conv2D(1280, 1, use_bias=False)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="mobilenet_v2")
+
+
+def _inverted_residual(x: object, expansion: int, channels: int, stride: int) -> object:
+    y, wide = x, expansion * x.shape[-1]
+    if expansion > 1:
+        y = _normalized(layers.Conv2D(wide, 1, use_bias=False)(y))
+    y = layers.ZeroPadding2D(1)(y)
+    y = _normalized(layers.DepthwiseConv2D(3, stride, use_bias=False)(y))
+    y = _normalized(layers.Conv2D(channels, 1, use_bias=False)(y), activation=False)
+    return layers.Add()([x, y]) if stride == 1 and channels == x.shape[-1] else y
+
+
+def _normalized(x: object, activation: bool = True) -> object:
+    x = layers.BatchNormalization(epsilon=1e-5)(x)
+    return layers.ReLU(max_value=6.0)(x) if activation else x

@@ -96,6 +96,7 @@ def measure(backend: str, task: str, turns: int | None) -> dict:
     plain, pruned = build(), build()
     last = steps * (turns + 1)
     sentei.prune(pruned, PolynomialDecay(0.0, 0.8, 0, max(last, 1), frequency=100))
+
     class Clock(keras.callbacks.Callback):
         """Seconds of each step."""
 
