@@ -118,13 +118,8 @@ def test_random_inputs_fit_their_ports(files):
     assert values["first"].dtype == np.float32
     again = benchmarking._Contestant(files["two_inputs"], None, 1).values
     np.testing.assert_array_equal(values["first"], again["first"])
-    many = benchmarking._draw_port(
-        dataclasses.replace(
-            benchmarking._Contestant(files["dense_int8"], None, 1).runner.inputs["features"],
-            shape=(4000,),
-        ),
-        np.random.default_rng(0),
-    )
+    port = benchmarking._Contestant(files["dense_int8"], None, 1).runner.inputs["features"]
+    many = dataclasses.replace(port, shape=(4000,)).draw(np.random.default_rng(0))
     assert (many.min(), many.max()) == (-128, 127)
 
 

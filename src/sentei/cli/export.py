@@ -7,6 +7,8 @@ from typing import Any
 from sentei.cli.arguments import check_output, command, positive
 from sentei.cli.output import show, working
 
+_SPARSE: dict[str, Any] = {"auto": "auto", "all": True, "never": False}
+
 
 def add(commands: Any) -> None:
     """Describes the command.
@@ -25,6 +27,12 @@ def add(commands: Any) -> None:
     parser.add_argument("out", metavar="OUT.tflite", type=Path, help="the file to write")
     parser.add_argument(
         "--batch", type=_batch, default=1, help="batch size of the file, or 'open' (default 1)"
+    )
+    parser.add_argument(
+        "--sparse",
+        choices=_SPARSE,
+        default="auto",
+        help="store pruned weights sparse: where smaller (auto, the default), all, or never",
     )
     parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the file's outputs with Keras'"
@@ -48,7 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
 
         model = load_model(arguments.model)
         report = export(
-            model, arguments.out, batch_size=arguments.batch, verify=not arguments.no_verify
+            model,
+            arguments.out,
+            batch_size=arguments.batch,
+            sparse=_SPARSE[arguments.sparse],
+            verify=not arguments.no_verify,
         )
     return show(report, arguments.json)
 

@@ -17,7 +17,6 @@ from rich.table import Table
 
 from sentei.core.errors import CorruptFile, SenteiError
 from sentei.litert import flatbuffer, memory, profiling, tables
-from sentei.litert.port import Port
 from sentei.litert.profiling import OperatorTime
 from sentei.litert.runtime import Runner
 
@@ -274,17 +273,7 @@ def _take_turns(contestants: Sequence[_Contestant], runs: int, advance: Any) -> 
 def _draw(runner: Runner) -> dict[str, np.ndarray]:
     """Random inputs as `benchmark` describes them."""
     random = np.random.default_rng(_SEED)
-    return {name: _draw_port(port, random) for name, port in runner.inputs.items()}
-
-
-def _draw_port(port: Port, random: np.random.Generator) -> np.ndarray:
-    shape = tuple(1 if size < 0 else size for size in port.shape)
-    if port.scale is not None:
-        limits = np.iinfo(port.dtype)
-        return random.integers(limits.min, limits.max, shape, port.dtype, endpoint=True)
-    if port.dtype.kind in "iub":
-        return random.integers(0, 2, shape).astype(port.dtype)
-    return random.standard_normal(shape).astype(port.dtype)
+    return {name: port.draw(random) for name, port in runner.inputs.items()}
 
 
 def _take(inputs: Inputs, runner: Runner) -> dict[str, np.ndarray]:

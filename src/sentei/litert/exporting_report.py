@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sentei.litert.signature import TensorSpec
+from sentei.litert.sparsify import Stored
 from sentei.litert.verify import Verification
 
 
@@ -24,6 +25,7 @@ class ExportReport:
         outputs: The same of its outputs.
         verification: How far its outputs are from Keras', or None when that was not asked for.
         seconds: The time of each step: "trace", "convert", "verify".
+        sparse: What is stored sparse, or None when nothing is.
     """
 
     path: str
@@ -34,6 +36,7 @@ class ExportReport:
     outputs: tuple[TensorSpec, ...]
     verification: Verification | None
     seconds: dict[str, float]
+    sparse: Stored | None = None
 
     @property
     def gzip_bytes(self) -> int:
@@ -54,6 +57,7 @@ class ExportReport:
             "outputs": ", ".join(map(str, self.outputs)),
             "operators": ", ".join(f"{count} {name}" for name, count in operators) or "none",
             "tensors": ", ".join(f"{count} {name}" for name, count in sorted(self.dtypes.items())),
+            **({} if self.sparse is None else {"sparse": str(self.sparse)}),
             "against Keras": "not verified"
             if check is None
             else f"largest error {check.absolute_error:.2g} ({check.relative_error:.2g} relative) "

@@ -33,6 +33,23 @@ class Port:
         grid = "" if self.scale is None else f", scale {self.scale:g}, zero point {self.zero_point}"
         return f"{self.name!r} ({self.dtype} {list(self.shape)}{grid})"
 
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """Random values that the runtime takes: normal numbers, the whole grid, or 0 and 1.
+
+        Args:
+            random: Where they come from.
+
+        Returns:
+            Array of the port's shape (1 where it is open) and type.
+        """
+        shape = tuple(1 if size < 0 else size for size in self.shape)
+        if self.scale is not None:
+            limits = np.iinfo(self.dtype)
+            return random.integers(limits.min, limits.max, shape, self.dtype, endpoint=True)
+        if self.dtype.kind in "iub":
+            return random.integers(0, 2, shape).astype(self.dtype)
+        return random.standard_normal(shape).astype(self.dtype)
+
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Turns real numbers into what the runtime takes.
 
