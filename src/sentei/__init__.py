@@ -16,10 +16,12 @@ _HOME = {
     "export": "sentei.litert.export",
     "benchmark": "sentei.litert.benchmarking",
     "inspect": "sentei.litert.inspect",
+    "pack": "sentei.codec.packing",
+    "unpack": "sentei.codec.unpacking",
 }
-_ROOMS = ("core", "sparsity", "litert")
+_ROOMS = ("core", "sparsity", "codec", "litert")
 
-__all__ = [*sorted(_HOME), "sparsity"]
+__all__ = [*sorted(_HOME), "codec", "sparsity"]
 
 
 def __getattr__(name: str) -> Any:
