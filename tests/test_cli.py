@@ -303,7 +303,7 @@ def test_a_fault_of_ours_can_be_traced(monkeypatch, capfd):
 
 def _spawn(*words, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "sentei.cli", *words],
+        [sys.executable, "-m", "sentei", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -313,7 +313,7 @@ def _spawn(*words, **options):
 
 def test_help_imports_nothing_heavy():
     child = subprocess.run(
-        [sys.executable, "-m", "sentei.cli", "--help"],
+        [sys.executable, "-m", "sentei", "--help"],
         env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
         capture_output=True,
         text=True,

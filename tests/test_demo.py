@@ -180,7 +180,7 @@ def sentei_demo(*arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     environment.pop("PYTHONWARNINGS", None)
     return subprocess.run(
-        [sys.executable, "-m", "sentei.cli", "demo", "--quick", *arguments],
+        [sys.executable, "-m", "sentei", "demo", "--quick", *arguments],
         capture_output=True,
         text=True,
         env=environment,

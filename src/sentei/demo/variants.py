@@ -73,6 +73,6 @@ def _pruned(model: Any, steps: int) -> Any:
 
 
 VARIANTS = (
-    Variant("dense", "training", None, 12, _dense),
-    Variant("pruned", f"pruning to {SPARSITY:.0%}", "dense", 10, _pruned),
+    Variant("dense", "training", None, 10, _dense),
+    Variant("pruned", f"pruning to {SPARSITY:.0%}", "dense", 8, _pruned),
 )

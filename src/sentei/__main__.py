@@ -1,4 +1,4 @@
-"""`python -m sentei.cli`."""
+"""`python -m sentei`: the same as the command `sentei`."""
 
 import sys
 
