@@ -18,6 +18,7 @@ _HOME = {
     "inspect": "sentei.litert.inspect",
     "pack": "sentei.codec.packing",
     "unpack": "sentei.codec.unpacking",
+    "quantize_file": "sentei.litert.post",
 }
 _ROOMS = ("core", "sparsity", "codec", "litert")
 

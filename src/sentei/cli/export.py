@@ -35,6 +35,9 @@ def add(commands: Any) -> None:
         help="store pruned weights sparse: where smaller (auto, the default), all, or never",
     )
     parser.add_argument(
+        "--quantize", metavar="MODE", help="float16, dynamic, weight-only-int8, int4, int4-block32"
+    )
+    parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the file's outputs with Keras'"
     )
     parser.add_argument("--force", action="store_true", help="replace OUT.tflite if it exists")
@@ -59,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             model,
             arguments.out,
             batch_size=arguments.batch,
+            quantize=arguments.quantize,
             sparse=_SPARSE[arguments.sparse],
             verify=not arguments.no_verify,
         )

@@ -15,12 +15,13 @@ from sentei.core.files import replaced
 from sentei.core.select import require_built, sublayers
 from sentei.litert.exporting_report import ExportReport
 from sentei.litert.lower import Lowered, lower
+from sentei.litert.post import STORAGE_MODES, Mode, mode_named, quantized_bytes
 from sentei.litert.runtime import Runner
 from sentei.litert.samples import Sample, given_samples, random_samples
 from sentei.litert.signature import Signature, signature_of
 from sentei.litert.sparse_file import store_sparse
 from sentei.litert.sparsify import Sparse, check_sparse
-from sentei.litert.verify import Outputs, Verification, compare, predictions
+from sentei.litert.verify import TOLERANCE, Outputs, Verification, compare, predictions
 
 # Batch sizes at which a file with an open batch axis is verified.
 _TRIED_BATCHES = (1, 3)
@@ -34,6 +35,7 @@ def export(
     *,
     signature: Any = None,
     batch_size: int | None = 1,
+    quantize: str | None = None,
     sparse: Sparse = "auto",
     verify: Any = True,
 ) -> ExportReport:
@@ -54,6 +56,9 @@ def export(
             axis, `(shape, dtype)`, `keras.InputSpec`, `keras.KerasTensor`, an example array, or a
             list or dict of these.
         batch_size: The batch size of the file, or None to leave it to whoever runs the file.
+        quantize: How the weights are stored: None as they are, `"float16"`, `"dynamic"` (int8
+            weights, activations rounded as it runs), `"weight-only-int8"`, `"int4"` or
+            `"int4-block32"`. See `sentei.litert.post.MODES` for the tolerance of each.
         sparse: `"auto"` stores each pruned floating-point weight sparse that is smaller so; True
             each weight that holds a zero, int8 ones too; False none. The outputs are the same bit
             for bit (which is checked). XNNPACK runs such files faster where `sentei.diagnose` says
@@ -76,19 +81,26 @@ def export(
     _check_batch(batch_size)
     _check_float(model)
     check_sparse(sparse)
+    mode = _check_mode(quantize, sparse)
     pinned = signature_of(model, signature, batch_size)
     given = None if isinstance(verify, bool | np.bool_) else verify
     trials = _trials(model, pinned, given) if given is not None or verify else []
     with replaced(target) as temporary:
         lowered = lower(model, pinned, temporary)
         start = perf_counter()
-        stored = store_sparse(temporary, sparse)
+        stored = store_sparse(temporary, sparse if quantize is None else False)
         lowered.seconds["convert"] += perf_counter() - start
         start = perf_counter()
         expected = [predictions(model, fixed, samples) for fixed, samples in trials]
         runner = _load(temporary, lowered)
         verification = _verify(runner, trials, expected)
         seconds = {**lowered.seconds, "verify": perf_counter() - start}
+        if quantize is not None and mode is not None:
+            start = perf_counter()
+            temporary.write_bytes(quantized_bytes(temporary.read_bytes(), quantize))
+            runner = _load(temporary, lowered)
+            verification = _verify(runner, trials, expected, mode.tolerance)
+            seconds["quantize"] = perf_counter() - start
     return ExportReport(
         path=str(target),
         bytes=runner.model.size,
@@ -115,13 +127,16 @@ def _trials(model: Any, signature: Signature, given: Any) -> list[_Trial]:
 
 
 def _verify(
-    runner: Runner, trials: Sequence[_Trial], expected: Sequence[list[Outputs]]
+    runner: Runner,
+    trials: Sequence[_Trial],
+    expected: Sequence[list[Outputs]],
+    tolerance: float = TOLERANCE,
 ) -> Verification | None:
     """Holds the file against what Keras computes."""
     if not trials:
         return None
     found = [
-        compare(runner, fixed.inputs, samples, outputs)
+        compare(runner, fixed.inputs, samples, outputs, tolerance)
         for (fixed, samples), outputs in zip(trials, expected, strict=True)
     ]
     return Verification(
@@ -175,6 +190,21 @@ def _check_batch(batch_size: Any) -> None:
             "`batch_size` must be a positive integer, or None to leave the batch open. "
             f"Received: {batch_size!r}."
         )
+
+
+def _check_mode(quantize: str | None, sparse: Sparse) -> Mode | None:
+    if quantize is None:
+        return None
+    if sparse is True:
+        raise SenteiError(
+            f"`sparse=True` and `quantize={quantize!r}` exclude each other: the quantizer reads "
+            "dense weights only. Choose one of them."
+        )
+    if quantize not in STORAGE_MODES:
+        raise SenteiError(
+            f"`quantize` must be None or one of {list(STORAGE_MODES)}. Received: {quantize!r}."
+        )
+    return mode_named(quantize)
 
 
 def _check_float(model: Any) -> None:
