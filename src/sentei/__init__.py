@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Projected": "sentei.core.project",
     "prune": "sentei.sparsity.prune",
+    "cluster": "sentei.clustering.cluster",
     "strip": "sentei.core.install",
     "export": "sentei.litert.export",
     "benchmark": "sentei.litert.benchmarking",
@@ -20,9 +21,9 @@ _HOME = {
     "unpack": "sentei.codec.unpacking",
     "quantize_file": "sentei.litert.post",
 }
-_ROOMS = ("core", "sparsity", "codec", "litert")
+_ROOMS = ("core", "sparsity", "clustering", "codec", "litert")
 
-__all__ = [*sorted(_HOME), "codec", "sparsity"]
+__all__ = [*sorted(_HOME), "clustering", "codec", "sparsity"]
 
 
 def __getattr__(name: str) -> Any:
@@ -53,7 +54,8 @@ def _is_command_line() -> bool:
     return False
 
 
-# A model saved in the middle of pruning holds classes of sentei: Keras must know them as soon as
+# A model saved in the middle of training holds classes of sentei: Keras must know them as soon as
 # sentei is imported. The command line waits, for it picks a Keras backend before it loads Keras.
 if not _is_command_line():
     import_module("sentei.sparsity")
+    import_module("sentei.clustering")

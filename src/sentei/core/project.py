@@ -24,10 +24,16 @@ class Projection:
         - `project` returns values that satisfy the rule, for every position it is given that the
           rule holds, and changes no other;
         - `restrict` is idempotent, needs no new decision, and is the rule as it stands now;
-        - everything but `build` and `check` runs under jit on every backend.
+        - everything but `build`, `check_follower` and `check` runs under jit on every backend.
+
+    Attributes:
+        positions: the weights it is about.
+        makes_zeros: whether `project` sets weights to zero that must stay zero: a later rule on
+            them has to leave zeros where they are.
     """
 
     positions: frozenset[int] = frozenset()
+    makes_zeros: bool = False
 
     def build(self, optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> None:
         """Makes the rule's state with `optimizer.add_variable`.
@@ -38,13 +44,25 @@ class Projection:
         """
         raise NotImplementedError
 
+    def gradients(self, gradients: Tensors) -> Tensors:
+        """The gradients that the wrapped optimizer should see in place of those given.
+
+        Args:
+            gradients: position → the gradient of this step; positions without one are absent.
+
+        Returns:
+            position → gradient, for those that are to be replaced; none by default.
+        """
+        return {}
+
     def project(self, values: Tensors, gradients: Tensors, step: Any) -> Tensors:
         """The values after the rule, and, inside, the rule's new state.
 
         Args:
             values: position → the weight as the wrapped optimizer left it. On PyTorch it lies
                 in the variable's own memory, and a rule may change it there and return it.
-            gradients: position → the gradient of this step; positions without one are absent.
+            gradients: position → the gradient of this step, as it came; positions without one
+                are absent.
             step: int32 scalar, the number of optimizer steps taken, this one included.
 
         Returns:
@@ -58,6 +76,9 @@ class Projection:
 
     def check(self) -> None:
         """Raises SenteiError when the rule has met weights it could not work with."""
+
+    def check_follower(self, other: Projection) -> None:
+        """Raises SenteiError when `other` would undo this rule if it came after it."""
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for saving."""
@@ -75,7 +96,8 @@ class Projected(keras.optimizers.Optimizer):
 
     Equation: `w ← P_k(... P_1(w + step(w, gradient)))`, projected gradient descent with one
     projection a rule, applied in the order of the list. When `apply` returns, every rule holds in
-    the variables themselves. Running averages (`use_ema`) are kept under the rules too.
+    the variables themselves. Running averages (`use_ema`) are kept under the rules too. A rule
+    may also change the gradients that the wrapped optimizer sees (`Projection.gradients`).
 
     Learning rate, iterations, loss scaling, EMA settings and anything else the trainer or a
     callback asks for are those of the wrapped optimizer.
@@ -108,7 +130,9 @@ class Projected(keras.optimizers.Optimizer):
         _check_inner(inner_optimizer)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
-        self.projections = [_check_projection(rule) for rule in projections]
+        self.projections: list[Projection] = []
+        for rule in projections:
+            self._append(rule)
 
     # -- state ------------------------------------------------------------------------------------
 
@@ -135,10 +159,19 @@ class Projected(keras.optimizers.Optimizer):
 
         Args:
             projection: the new rule.
+
+        Raises:
+            SenteiError: when it is no rule, or would undo one that is there.
         """
-        self.projections.append(_check_projection(projection))
+        self._append(projection)
         if self.built:
             projection.build(self, self._trainable_variables)
+
+    def _append(self, projection: Any) -> None:
+        _check_projection(projection)
+        for rule in self.projections:
+            rule.check_follower(projection)
+        self.projections.append(projection)
 
     @property
     def variables(self) -> list[Any]:
@@ -148,7 +181,7 @@ class Projected(keras.optimizers.Optimizer):
     # -- the step ---------------------------------------------------------------------------------
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """One optimizer step, then every rule.
+        """One optimizer step, on gradients that every rule has seen, then every rule.
 
         Args:
             grads: gradients, one a variable.
@@ -158,14 +191,17 @@ class Projected(keras.optimizers.Optimizer):
             return
         if not self.built and trainable_variables is not None:
             self.build(trainable_variables)
-        self.inner_optimizer.apply(grads, trainable_variables)
         positions = (
             range(len(grads))
             if trainable_variables is None
             else [self._get_variable_index(v) for v in trainable_variables]
         )
-        gradients = {p: g for p, g in zip(positions, grads, strict=True) if g is not None}
-        self._project(gradients)
+        given = {p: g for p, g in zip(positions, grads, strict=True) if g is not None}
+        seen = dict(given)
+        for rule in self.projections:
+            seen.update(rule.gradients(seen))
+        self.inner_optimizer.apply([seen.get(p) for p in positions], trainable_variables)
+        self._project(given)
 
     def _project(self, gradients: Tensors) -> None:
         step = ops.cast(ops.convert_to_tensor(self.inner_optimizer.iterations), "int32")

@@ -63,6 +63,8 @@ class Pruning(Projection):
         scope: `"layer"` (each weight its own share) or `"global"` (one threshold for all).
     """
 
+    makes_zeros = True
+
     def __init__(
         self,
         schedule: Schedule,
