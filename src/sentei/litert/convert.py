@@ -77,7 +77,9 @@ def _run_passes(graph: Graph) -> Any:
     names = [[spec.name for spec in specs] for specs in (graph.inputs, graph.outputs)]
     api.set_signature(module.operation, _SIGNATURE, *names)
     module = api.merge_modules([module])
-    api.run_convert_to_tfl_passes(module, passmanager.PassManager(), api.ConvertToTFLConfig())
+    config = api.ConvertToTFLConfig()
+    config.strict_qdq_mode = graph.quantized
+    api.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
     return module
 
 

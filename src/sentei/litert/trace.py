@@ -15,8 +15,10 @@ import numpy as np
 
 from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
 from sentei.core.select import sublayers
+from sentei.litert.composite import emitting, quantizers_of
 from sentei.litert.precision import full_precision
 from sentei.litert.rewrite import rewritten
+from sentei.litert.rewrites.folding import known_weights
 from sentei.litert.signature import Signature, TensorSpec, name_outputs
 
 
@@ -33,6 +35,7 @@ class Graph:
         inputs: The specs of the inputs.
         outputs: The specs of the outputs.
         layers: The names of all layers of the model, which the text's locations mention.
+        quantized: Whether tensors are marked as integers (see `composite`).
     """
 
     stablehlo: str
@@ -40,6 +43,7 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     layers: frozenset[str]
+    quantized: bool = False
 
 
 def trace(model: Any, signature: Signature) -> Graph:
@@ -56,8 +60,16 @@ def trace(model: Any, signature: Signature) -> Graph:
         UnsupportedModel: A layer cannot be exported; the message names it and the reason.
         ExportError: The model's own code fails while it is traced.
     """
-    with _tracing(model, signature), full_precision(model), rewritten(model):
-        forward, weights, names = _forward(model, signature, stateless=True)
+    quantizers = quantizers_of(model)
+    with (
+        _tracing(model, signature),
+        full_precision(model),
+        rewritten(model),
+        emitting(quantizers),
+    ):
+        forward, weights, names = _forward(
+            model, signature, stateless=True, known=bool(quantizers)
+        )
         stage = jax.jit(forward, keep_unused=True).trace(weights, _specs(signature.inputs))
         outputs = tuple(
             TensorSpec(name, tuple(out.shape), np.dtype(out.dtype).name)
@@ -71,6 +83,7 @@ def trace(model: Any, signature: Signature) -> Graph:
             inputs=signature.inputs,
             outputs=outputs,
             layers=frozenset(layer.name for layer, _ in sublayers(model)),
+            quantized=bool(quantizers),
         )
 
 
@@ -116,21 +129,22 @@ def _quickly_compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def _forward(
-    model: Any, signature: Signature, *, stateless: bool
+    model: Any, signature: Signature, *, stateless: bool, known: bool = False
 ) -> tuple[Callable[..., list[Any]], list[Any], list[str]]:
     """The model as a pure function of its weights and inputs; the weights' values; output names.
 
     The names are known, and filled in, once the function has been traced. With `stateless`, a model
     that moves its variables is refused; not rewritten, even one whose random draws are never used
-    does (a recurrent layer with dropout).
+    does (a recurrent layer with dropout). With `known`, the rules see the weights' numbers.
     """
     variables = list(model.variables)
+    numbers = [np.asarray(variable.value) for variable in variables] if known else []
     names: list[str] = []
 
     def forward(weights: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         scope = keras.StatelessScope(list(zip(variables, weights, strict=True)))
         before = dict(scope.state_mapping)
-        with scope:
+        with scope, known_weights(weights if known else [], numbers):
             result = signature.call(model, inputs)
         if stateless:
             _refuse_state(model, variables, before, scope.state_mapping)

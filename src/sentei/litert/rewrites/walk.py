@@ -14,6 +14,7 @@ from jax.extend.core import primitives
 
 from sentei.litert.rewrites import (
     convolutions,
+    folding,
     functions,
     lookups,
     loops,
@@ -44,9 +45,13 @@ _CALLS = {
 # Steps that hold programs and have a rule for known numbers of their own.
 _LOOPS = ("scan", "while", "cond")
 
+# Marks for the converter (see `composite`): carried out at export they would be gone.
+_MARKS = ("composite",)
+
 # A name may have several rules: the first that answers wins. "jit x": a function x of JAX itself.
 _RULES: dict[str, list[Rule]] = {}
 for _table in (
+    folding.RULES,
     loops.RULES,
     windows.RULES,
     convolutions.RULES,
@@ -156,7 +161,7 @@ def _apply(step: Step) -> list[Value]:
 def _computed(step: Step) -> list[Value] | None:
     """A step on known numbers, carried out at export: the file holds only its result."""
     arrays = [given.known for given in step.inputs if given.known is not None]
-    if len(arrays) < len(step.inputs) or not step.dtypes or step.name in _CALLS:
+    if len(arrays) < len(step.inputs) or not step.dtypes or step.name in (*_CALLS, *_MARKS):
         return None
     few = all(size(shape) <= _KNOWN_LIMIT for shape in step.shapes)
     # JAX has dtypes of its own, for keys of random numbers.
@@ -186,6 +191,10 @@ def _value(step: Step, output: Any) -> Value:
 
 def _constant(array: Any, step: Step | None = None) -> Value:
     """A constant of the program; a weight that JAX still traces has unknown numbers."""
+    numbers = folding.numbers_of(array)
+    if numbers is not None and numbers.ndim <= 1 and numbers.dtype == array.dtype:
+        # Of a quantized model the biases and the vectors of a normalization are known.
+        return Value(array, known=numbers, fixed=True, step=step)
     few = not isinstance(array, jax.core.Tracer) and size(array.shape) <= _KNOWN_LIMIT
     if not few or array.dtype.kind not in "fiub":
         return Value(array, fixed=True, step=step)

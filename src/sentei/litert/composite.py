@@ -1,0 +1,116 @@
+"""Marking in a traced program where the file holds integers, in the converter's words.
+
+`quant.fake_quant` is what the converter looks for in its strict mode: an operation whose inputs and
+outputs all carry the mark becomes an integer operation on exactly the scales of the marks. The
+mark's contract is undocumented, so the converter is pinned and a census of each file is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sentei.core.errors import UnsupportedModel
+
+NAME = "quant.fake_quant"
+_STORED_BITS = (4, 8, 16)
+
+
+def quantizers_of(model: Any) -> list[Any]:
+    """The quantizers of a model that `sentei.quantize` made; none of any other.
+
+    Args:
+        model: Any built Keras model.
+    """
+    from sentei.quantization import quantizers
+
+    return list(quantizers(model))
+
+
+def marked(
+    x: Any, scale: np.ndarray, zero_point: np.ndarray, bits: int, narrow: bool, axis: int | None
+) -> Any:
+    """A tensor with the mark that it is held as integers: `round(x / scale) + zero_point`.
+
+    Args:
+        x: The tensor, traced by JAX.
+        scale: 1-D, of one entry, or one per index along `axis`.
+        zero_point: Integers, as many as scales.
+        bits: How many each integer takes: 4, 8 or 16.
+        narrow: Whether the lowest integer is left out.
+        axis: The channels' axis, or None for one scale.
+
+    Returns:
+        The tensor, of the same shape and dtype.
+    """
+    low, high = -(2 ** (bits - 1)) + int(narrow), 2 ** (bits - 1) - 1
+    shape = [1] * x.ndim
+    if axis is not None:
+        shape[axis] = -1
+
+    def rounded(x: Any, **_: Any) -> Any:
+        step, zero = (np.reshape(v, shape).astype(np.float32) for v in (scale, zero_point))
+        return (jnp.clip(jnp.round(x / step) + zero, low, high) - zero) * step
+
+    attributes: dict[str, Any] = {
+        "scale": np.ravel(scale).astype(np.float32),
+        "zero_point": np.ravel(zero_point).astype(np.int64),
+        "dtype": f"i{bits}",
+        "narrow_range": narrow,
+    }
+    if axis is not None:
+        attributes["quantization_dimension"] = axis
+    return jax.lax.composite(rounded, name=NAME)(x, **attributes)
+
+
+def attributes_of(params: Any) -> dict[str, Any]:
+    """The attributes of a mark, from the parameters of its step in a JAX program.
+
+    Args:
+        params: The step's parameters.
+
+    Returns:
+        `scale`, `zero_point`, `dtype`, `narrow_range` and, per channel, `quantization_dimension`.
+    """
+    found = {}
+    for name, leaves, _ in params["attributes"]:
+        found[name] = getattr(leaves[0], "val", leaves[0])
+    return found
+
+
+@contextmanager
+def emitting(quantizers: Sequence[Any]) -> Iterator[None]:
+    """Lets quantizers mark tensors instead of simulating, for as long as the context lasts.
+
+    Args:
+        quantizers: The quantizers of a model.
+
+    Yields:
+        Nothing.
+    """
+    before = [quantizer.emit for quantizer in quantizers]
+    try:
+        for quantizer in quantizers:
+            quantizer.emit = _emit
+        yield
+    finally:
+        for quantizer, emit in zip(quantizers, before, strict=True):
+            quantizer.emit = emit
+
+
+def _emit(x: Any, grid: Any) -> Any:
+    kind = grid.kind
+    if kind.bits not in _STORED_BITS or getattr(kind, "block", None):
+        raise UnsupportedModel(
+            f"A tensor is quantized to {kind.bits} bits"
+            + (f" in blocks of {kind.block}" if getattr(kind, "block", None) else "")
+            + ", which LiteRT has no integer operators for. Export with the scheme 'int8', or "
+            "use this scheme for simulation only."
+        )
+    axis = kind.axis if kind.axis is None else kind.axis % x.ndim
+    return marked(x, grid.scale, grid.zero_point, kind.bits, kind.narrow, axis)
