@@ -32,7 +32,7 @@ class HandQuantizer:
         zero = np.broadcast_to(zero_point, scale.shape).astype(np.int64)
         self._grid = Grid(kind or Kind(), scale, zero)
         self.emit: Any = None
-        self.name = name
+        self.label = name
 
     def grid(self):
         return self._grid

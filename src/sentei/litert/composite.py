@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -27,9 +28,11 @@ def quantizers_of(model: Any) -> list[Any]:
     Args:
         model: Any built Keras model.
     """
-    from sentei.quantization import quantizers
-
-    return list(quantizers(model))
+    try:
+        quantization = import_module("sentei.quantization")
+    except ModuleNotFoundError:
+        return []
+    return list(quantization.quantizers(model))
 
 
 def marked(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,18 +15,26 @@ import numpy as np
 from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
 from sentei.core.files import replaced
 from sentei.core.select import require_built, sublayers
+from sentei.litert.composite import quantizers_of
+from sentei.litert.ends import integer_ends
 from sentei.litert.exporting_report import ExportReport
 from sentei.litert.lower import Lowered, lower
+from sentei.litert.port import Port
 from sentei.litert.post import STORAGE_MODES, Mode, mode_named, quantized_bytes
+from sentei.litert.quantized import check_quantized
 from sentei.litert.runtime import Runner
 from sentei.litert.samples import Sample, given_samples, random_samples
-from sentei.litert.signature import Signature, signature_of
+from sentei.litert.signature import Signature, TensorSpec, signature_of
 from sentei.litert.sparse_file import store_sparse
 from sentei.litert.sparsify import Sparse, check_sparse
 from sentei.litert.verify import TOLERANCE, Outputs, Verification, compare, predictions
 
 # Batch sizes at which a file with an open batch axis is verified.
 _TRIED_BATCHES = (1, 3)
+# How many random samples of each: integers are compared one by one, and it takes many to count.
+_FLOAT_SAMPLES, _QUANTIZED_SAMPLES = 2, 8
+# What `sentei.quantize` does with a model before it is exported.
+SCHEMES = ("int8", "int16x8")
 # Samples of one batch size, and the signature that has it.
 _Trial = tuple[Signature, list[Sample]]
 
@@ -36,12 +46,15 @@ def export(
     signature: Any = None,
     batch_size: int | None = 1,
     quantize: str | None = None,
+    calibration: Any = None,
+    io: str = "float",
     sparse: Sparse = "auto",
     verify: Any = True,
 ) -> ExportReport:
     """Writes a Keras model as a LiteRT file, without TensorFlow, and checks it against Keras.
 
-    The model is exported at inference in float32, and is left exactly as it was. On the TensorFlow
+    The model is exported at inference, in float32 or, when `sentei.quantize` made it, with exactly
+    the integers that it simulates, and is left as it was. On the TensorFlow
     and PyTorch backends a saved copy is converted by a second Python process on JAX, and the file
     is held against the model that was passed.
 
@@ -56,16 +69,22 @@ def export(
             axis, `(shape, dtype)`, `keras.InputSpec`, `keras.KerasTensor`, an example array, or a
             list or dict of these.
         batch_size: The batch size of the file, or None to leave it to whoever runs the file.
-        quantize: How the weights are stored: None as they are, `"float16"`, `"dynamic"` (int8
-            weights, activations rounded as it runs), `"weight-only-int8"`, `"int4"` or
-            `"int4-block32"`. See `sentei.litert.post.MODES` for the tolerance of each.
+        quantize: How to quantize a float model on the way: None not at all; `"int8"` or
+            `"int16x8"` wholly, as `sentei.quantize` with this calibration does; or only how the
+            weights are stored: `"float16"`, `"dynamic"` (int8 weights, activations rounded as it
+            runs), `"weight-only-int8"`, `"int4"` or `"int4-block32"`. See
+            `sentei.litert.post.MODES` for the tolerance of these.
+        calibration: For `"int8"` and `"int16x8"`, the data that `sentei.quantize` takes.
+        io: Whether the inputs and outputs of a quantized model are real numbers (`"float"`) or the
+            integers themselves (`"int8"`, whatever their size).
         sparse: `"auto"` stores each pruned floating-point weight sparse that is smaller so; True
             each weight that holds a zero, int8 ones too; False none. The outputs are the same bit
             for bit (which is checked). XNNPACK runs such files faster where `sentei.diagnose` says
             so; the runtime for microcontrollers does not take them.
         verify: True runs the file in the LiteRT interpreter on random inputs; samples (one array
             per input, alone or in a list or dict by name) are run as well as random inputs; False
-            only checks that the interpreter accepts the file.
+            only checks that the interpreter accepts the file. A quantized model is compared tensor
+            by tensor, integer by integer (see `IntegerCheck`).
 
     Returns:
         What was written, how large it is, and how far it is from Keras.
@@ -81,19 +100,31 @@ def export(
     _check_batch(batch_size)
     _check_float(model)
     check_sparse(sparse)
+    if quantize in SCHEMES:
+        model, quantize = _quantized(model, quantize, calibration), None
     mode = _check_mode(quantize, sparse)
+    quantizers = quantizers_of(model)
+    _check_ends(io, bool(quantizers), quantize)
     pinned = signature_of(model, signature, batch_size)
     given = None if isinstance(verify, bool | np.bool_) else verify
-    trials = _trials(model, pinned, given) if given is not None or verify else []
+    count = _QUANTIZED_SAMPLES if quantizers else _FLOAT_SAMPLES
+    trials = _trials(model, pinned, given, count) if given is not None or verify else []
     with replaced(target) as temporary:
         lowered = lower(model, pinned, temporary)
         start = perf_counter()
+        if io == "int8":
+            temporary.write_bytes(integer_ends(temporary.read_bytes()))
         stored = store_sparse(temporary, sparse if quantize is None else False)
         lowered.seconds["convert"] += perf_counter() - start
         start = perf_counter()
         expected = [predictions(model, fixed, samples) for fixed, samples in trials]
         runner = _load(temporary, lowered)
-        verification = _verify(runner, trials, expected)
+        verification, integers = None, None
+        if quantizers and trials:
+            content = temporary.read_bytes()
+            integers = check_quantized(model, quantizers, content, runner, trials, expected)
+        else:
+            verification = _verify(runner, trials, expected)
         seconds = {**lowered.seconds, "verify": perf_counter() - start}
         if quantize is not None and mode is not None:
             start = perf_counter()
@@ -106,20 +137,26 @@ def export(
         bytes=runner.model.size,
         operators=dict(runner.model.census()),
         dtypes=dict(runner.model.dtype_census()),
-        inputs=pinned.inputs,
-        outputs=lowered.outputs,
+        inputs=_as_stored(pinned.inputs, runner.inputs) if io == "int8" else pinned.inputs,
+        outputs=_as_stored(lowered.outputs, runner.outputs) if io == "int8" else lowered.outputs,
         verification=verification,
         seconds=seconds,
         sparse=stored,
+        integers=integers,
     )
 
 
-def _trials(model: Any, signature: Signature, given: Any) -> list[_Trial]:
+def _as_stored(specs: Sequence[TensorSpec], ports: Mapping[str, Port]) -> tuple[TensorSpec, ...]:
+    """Specs with the types that the file has."""
+    return tuple(replace(spec, dtype=ports[spec.name].dtype.name) for spec in specs)
+
+
+def _trials(model: Any, signature: Signature, given: Any, count: int) -> list[_Trial]:
     """Random samples of each batch size that is tried, and the user's if there are any."""
     trials = []
     for size in _TRIED_BATCHES if signature.open_batch else (None,):
         fixed = signature if size is None else signature.with_batch(size)
-        samples = random_samples(model, fixed)
+        samples = random_samples(model, fixed, count)
         if given is not None and size in (1, None):
             samples = [*given_samples(given, fixed), *samples]
         trials.append((fixed, samples))
@@ -202,9 +239,40 @@ def _check_mode(quantize: str | None, sparse: Sparse) -> Mode | None:
         )
     if quantize not in STORAGE_MODES:
         raise SenteiError(
-            f"`quantize` must be None or one of {list(STORAGE_MODES)}. Received: {quantize!r}."
+            f"`quantize` must be None or one of {[*SCHEMES, *STORAGE_MODES]}. "
+            f"Received: {quantize!r}."
         )
     return mode_named(quantize)
+
+
+def _quantized(model: Any, scheme: str, calibration: Any) -> Any:
+    if quantizers_of(model):
+        raise SenteiError(
+            f"Model {model.name!r} is quantized already: leave `quantize` out to export it as it "
+            "is, or strip it first (sentei.strip)."
+        )
+    if calibration is None:
+        raise SenteiError(
+            f"`quantize={scheme!r}` measures the ranges of the activations: pass sample inputs, "
+            "calibration=x[:256]."
+        )
+    quantization = import_module("sentei.quantization")
+    return quantization.quantize(model, scheme, calibration=calibration)
+
+
+def _check_ends(io: Any, quantized: bool, quantize: str | None) -> None:
+    if io not in ("float", "int8"):
+        raise SenteiError(f"`io` must be 'float' or 'int8'. Received: {io!r}.")
+    if io == "int8" and not quantized:
+        raise SenteiError(
+            "`io='int8'` needs a quantized model, whose inputs and outputs are integers: pass "
+            "quantize='int8' and calibration=x[:256], or a model that sentei.quantize made."
+        )
+    if quantized and quantize is not None:
+        raise SenteiError(
+            f"`quantize={quantize!r}` is for float models; this one is quantized already. Leave it "
+            "out, or export sentei.strip(model)."
+        )
 
 
 def _check_float(model: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sentei.litert.quantized import IntegerCheck
 from sentei.litert.signature import TensorSpec
 from sentei.litert.sparsify import Stored
 from sentei.litert.verify import Verification
@@ -26,6 +27,8 @@ class ExportReport:
         verification: How far its outputs are from Keras', or None when that was not asked for.
         seconds: The time of each step: "trace", "convert", "verify".
         sparse: What is stored sparse, or None when nothing is.
+        integers: Of a quantized model, how far the file is from the simulation, tensor by tensor
+            (`print(report.integers.table())`); None when not verified.
     """
 
     path: str
@@ -37,6 +40,7 @@ class ExportReport:
     verification: Verification | None
     seconds: dict[str, float]
     sparse: Stored | None = None
+    integers: IntegerCheck | None = None
 
     @property
     def gzip_bytes(self) -> int:
@@ -49,7 +53,6 @@ class ExportReport:
 
     def __str__(self) -> str:
         operators = sorted(self.operators.items(), key=lambda item: (-item[1], item[0]))
-        check = self.verification
         rows = {
             "file": self.path,
             "size": f"{self.bytes:,} bytes",
@@ -58,11 +61,19 @@ class ExportReport:
             "operators": ", ".join(f"{count} {name}" for name, count in operators) or "none",
             "tensors": ", ".join(f"{count} {name}" for name, count in sorted(self.dtypes.items())),
             **({} if self.sparse is None else {"sparse": str(self.sparse)}),
-            "against Keras": "not verified"
-            if check is None
-            else f"largest error {check.absolute_error:.2g} ({check.relative_error:.2g} relative) "
-            f"over {check.samples} samples",
+            "against Keras": self._verdict(),
             "time": ", ".join(f"{name} {value:.2f} s" for name, value in self.seconds.items()),
         }
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+
+    def _verdict(self) -> str:
+        if self.integers is not None:
+            return str(self.integers)
+        check = self.verification
+        if check is None:
+            return "not verified"
+        return (
+            f"largest error {check.absolute_error:.2g} ({check.relative_error:.2g} relative) "
+            f"over {check.samples} samples"
+        )

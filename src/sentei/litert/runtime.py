@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ class Runner:
         *,
         kernels: Kernels = "xnnpack",
         signature: str | None = None,
+        keep_tensors: bool = False,
     ):
         """Loads a file and gives it memory.
 
@@ -51,6 +53,8 @@ class Runner:
             kernels: `"xnnpack"` as on devices, `"builtin"` for the runtime's own optimized kernels,
                 `"reference"` for its plain ones.
             signature: Which signature of the main graph to run; the first one by default.
+            keep_tensors: Whether every tensor can be read after a run (`tensor`), not only the
+                outputs. It takes memory, and XNNPACK keeps what it computes inside to itself.
 
         Raises:
             CorruptFile: The file is missing or damaged.
@@ -65,11 +69,13 @@ class Runner:
         content = model if isinstance(model, bytes) else flatbuffer.read_bytes(model)
         self.model = flatbuffer.parse(content, self.name)
         chosen = self._choose(signature)
-        with self._runtime("refuses"), quiet():
+        # The runtime warns of what `keep_tensors` costs.
+        with self._runtime("refuses"), quiet(), warnings.catch_warnings(action="ignore"):
             self._interpreter = Interpreter(
                 model_content=content,
                 num_threads=threads,
                 experimental_op_resolver_type=_RESOLVERS[kernels],
+                experimental_preserve_all_tensors=keep_tensors,
             )
             self._interpreter.allocate_tensors()
             self._details = self._interpreter.get_input_details()
@@ -146,6 +152,11 @@ class Runner:
         with self._runtime("computes no output of"):
             values = {n: self._interpreter.get_tensor(i) for n, i in self._output_indices.items()}
         return values if raw else {name: self.outputs[name].decode(v) for name, v in values.items()}
+
+    def tensor(self, index: int) -> np.ndarray:
+        """A copy of any tensor of the main graph after a run, for a runner that keeps them."""
+        with self._runtime("keeps no such tensor of"):
+            return np.asarray(self._interpreter.get_tensor(index))
 
     @contextlib.contextmanager
     def _runtime(self, does: str) -> Iterator[None]:

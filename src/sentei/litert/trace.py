@@ -67,9 +67,7 @@ def trace(model: Any, signature: Signature) -> Graph:
         rewritten(model),
         emitting(quantizers),
     ):
-        forward, weights, names = _forward(
-            model, signature, stateless=True, known=bool(quantizers)
-        )
+        forward, weights, names = _forward(model, signature, stateless=True, known=bool(quantizers))
         stage = jax.jit(forward, keep_unused=True).trace(weights, _specs(signature.inputs))
         outputs = tuple(
             TensorSpec(name, tuple(out.shape), np.dtype(out.dtype).name)

@@ -22,9 +22,12 @@ from sentei.litert.rewrites.graph import Rule, Run, Step, Value
 
 # The weights' numbers, by the identity of the tensor that stands for each in the trace. Only set
 # while a quantized model is traced.
-_WEIGHTS: ContextVar[Mapping[int, np.ndarray]] = ContextVar("weights", default={})
+_WEIGHTS: ContextVar[Mapping[int, np.ndarray] | None] = ContextVar("weights", default=None)
 
-# A kernel's input position, and where its step says which of its axes is the output's channels.
+# What a channel is multiplied by to be as good as silent: 255 levels times thousands of weights.
+_SILENT = 2.0**-24
+
+# Steps that multiply an input by a kernel, their second operand.
 _CONTRACTIONS = ("conv_general_dilated", "dot_general")
 
 
@@ -53,7 +56,7 @@ def numbers_of(array: Any) -> np.ndarray | None:
     Args:
         array: A tensor of the trace.
     """
-    return _WEIGHTS.get().get(id(array))
+    return (_WEIGHTS.get() or {}).get(id(array))
 
 
 def _product(step: Step, run: Run) -> Sequence[Any] | None:
@@ -130,10 +133,14 @@ def _kernel(kernel: Value, factor: np.ndarray) -> Any | None:
     repeats = factor.size // scale.size
     if scale.size * repeats != factor.size or shape[-1] != factor.size:
         return None
-    scale = np.repeat(scale.ravel(), repeats).astype(np.float64) * factor
-    # A factor of zero silences a channel: its integers are zero, on any scale.
-    integers = integers.reshape(shape) * np.sign(scale)
-    scale = np.where(scale == 0, 1.0, np.abs(scale)).astype(np.float32)
+    scale = np.repeat(scale.ravel(), repeats).astype(np.float64)
+    folded = scale * factor
+    integers = integers.reshape(shape) * np.sign(folded)
+    # A factor of (nearly) zero silences a channel: its integers may as well be zero. Its bias is
+    # int32 on this scale, so the scale must not vanish with the factor.
+    silent = np.abs(folded) < scale * _SILENT
+    integers = np.where(silent, 0.0, integers)
+    scale = np.where(silent, scale, np.abs(folded)).astype(np.float32)
     bits = int(str(about["dtype"])[1:])
     numbers = jnp.asarray((integers * scale).astype(np.float32))
     zero = np.zeros(scale.shape, np.int64)

@@ -1,0 +1,84 @@
+"""Letting a quantized file take and give integers, instead of converting real numbers itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+from sentei.core.errors import ExportError
+from sentei.litert import flatbuffer
+from sentei.litert.flatwriter import pack
+
+
+def integer_ends(content: bytes) -> bytes:
+    """Takes the QUANTIZE operators off a file's inputs and the DEQUANTIZE ones off its outputs.
+
+    Inputs that are no real numbers (indices) stay as they are.
+
+    Args:
+        content: The file.
+
+    Returns:
+        A file whose inputs and outputs are the integers that went into and came out of these
+        operators, under the same names.
+
+    Raises:
+        ExportError: An operator computes with the real numbers of an input or output.
+    """
+    tree = flatbuffer.parse(content, "the file").tree
+    graph = tree.subgraphs[0]
+    kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in tree.operatorCodes]
+    moved: dict[int, int] = {}
+    for index in graph.inputs:
+        if graph.tensors[index].type == schema.TensorType.FLOAT32:
+            readers = [op for op in graph.operators if index in op.inputs]
+            moved[index] = _past(graph, kinds, index, readers, "QUANTIZE", "input")
+    for index in graph.outputs:
+        if graph.tensors[index].type == schema.TensorType.FLOAT32:
+            writers = [op for op in graph.operators if index in op.outputs]
+            moved[index] = _past(graph, kinds, index, writers, "DEQUANTIZE", "output")
+    graph.operators = [op for op in graph.operators if not moved.keys() & {*op.inputs, *op.outputs}]
+    graph.inputs, graph.outputs = (
+        [moved.get(index, index) for index in ends] for ends in (graph.inputs, graph.outputs)
+    )
+    for signature in tree.signatureDefs or []:
+        for port in [*signature.inputs, *signature.outputs]:
+            port.tensorIndex = moved.get(port.tensorIndex, port.tensorIndex)
+    for old, new in moved.items():
+        graph.tensors[new].name = graph.tensors[old].name
+    _drop_unused(tree, graph)
+    return pack(tree)
+
+
+def _drop_unused(tree: Any, graph: Any) -> None:
+    """Takes the tensors out of a graph that nothing reads or writes any more."""
+    lists = [graph.inputs, graph.outputs]
+    lists += [names for op in graph.operators for names in (op.inputs, op.outputs)]
+    used = sorted({int(index) for names in lists for index in names if index >= 0})
+    place = {index: new for new, index in enumerate(used)} | {-1: -1}
+    graph.tensors = [graph.tensors[index] for index in used]
+    graph.inputs, graph.outputs = (
+        [place[int(index)] for index in ends] for ends in (graph.inputs, graph.outputs)
+    )
+    for operator in graph.operators:
+        operator.inputs = [place[int(index)] for index in operator.inputs]
+        operator.outputs = [place[int(index)] for index in operator.outputs]
+    for signature in tree.signatureDefs or []:
+        for port in [*signature.inputs, *signature.outputs]:
+            if signature.subgraphIndex == 0:
+                port.tensorIndex = place[int(port.tensorIndex)]
+
+
+def _past(
+    graph: Any, kinds: list[int], index: int, operators: list[Any], name: str, end: str
+) -> int:
+    """The tensor on the other side of the one operator that converts an end."""
+    kind = getattr(schema.BuiltinOperator, name)
+    label = graph.tensors[index].name.decode()
+    if len(operators) != 1 or kinds[operators[0].opcodeIndex] != kind:
+        raise ExportError(
+            f"The {end} {label!r} of the model is not only quantized: a layer computes with its "
+            "real numbers. Export with io='float', or quantize that layer."
+        )
+    return int((operators[0].outputs if name == "QUANTIZE" else operators[0].inputs)[0])

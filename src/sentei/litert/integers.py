@@ -1,0 +1,281 @@
+"""Holding a quantized file against the simulation it was trained in, tensor by tensor.
+
+The simulation is run once more, and at each quantizer it goes on with the integers that the *file*
+computed there instead of its own. So every operator of the file is judged by itself, on the very
+integers it was given, and no difference is carried along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from sentei.core.errors import ExportMismatch
+from sentei.litert.precision import full_precision
+from sentei.litert.runtime import Kernels, Runner
+from sentei.litert.samples import Sample
+from sentei.litert.signature import Signature
+
+# Which of the runtime's kernels are judged. XNNPACK keeps its inner tensors to itself: the outputs
+# it gives are compared instead (see `verify`).
+_JUDGED: tuple[Kernels, ...] = ("reference", "builtin")
+# The reference kernels round twice, which moves one integer in some hundreds.
+EXACT_SHARE = {"builtin": 0.999, "reference": 0.99}
+# Operators whose kernels round in a way of their own: the largest difference in steps.
+OWN_ROUNDING = {
+    "AVERAGE_POOL_2D": 2,
+    "ELU": 1,
+    "EXP": 1,
+    "GELU": 1,
+    "HARD_SWISH": 1,
+    "LEAKY_RELU": 1,
+    "LOGISTIC": 1,
+    "MEAN": 1,
+    "RESIZE_BILINEAR": 1,
+    "SOFTMAX": 1,
+    "TANH": 1,
+}
+_LARGEST = 1
+
+
+@dataclass(frozen=True)
+class TensorCheck:
+    """One quantized tensor of a file against the simulation fed with the same integers.
+
+    Attributes:
+        name: The quantizer's name.
+        operator: The operator of the file that writes the tensor.
+        kernels: Which of the runtime's kernels ran.
+        values: How many integers were compared.
+        largest: The largest difference, in steps of the grid.
+        exact: The share of the integers that are equal.
+    """
+
+    name: str
+    operator: str
+    kernels: str
+    values: int
+    largest: int
+    exact: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether this is what is promised of the operator."""
+        if self.operator in OWN_ROUNDING:
+            return self.largest <= OWN_ROUNDING[self.operator]
+        unequal = round((1.0 - self.exact) * self.values)
+        return self.largest <= _LARGEST and not_more(unequal, self.values, 1 - self.promised)
+
+    @property
+    def promised(self) -> float:
+        """The share of integers that must be equal."""
+        return 0.0 if self.operator in OWN_ROUNDING else EXACT_SHARE[self.kernels]
+
+
+def not_more(events: int, trials: int, share: float) -> bool:
+    """Whether a count is within three standard deviations of a share of few trials, or below.
+
+    Args:
+        events: How often it happened.
+        trials: Out of how many.
+        share: How often it may happen on average.
+    """
+    expected = share * trials
+    return events <= expected + 3.0 * expected**0.5 + 1.0
+
+
+def check_integers(
+    model: Any,
+    quantizers: Sequence[Any],
+    content: bytes,
+    signature: Signature,
+    samples: Sequence[Sample],
+) -> list[TensorCheck]:
+    """Runs file and simulation side by side and compares the integers of every activation.
+
+    Args:
+        model: The quantized model, on any backend.
+        quantizers: Its quantizers.
+        content: The file.
+        signature: What both are called with, with a fixed batch size.
+        samples: What to run them on.
+
+    Returns:
+        One entry per quantized activation and kind of kernels, in the order of the simulation.
+
+    Raises:
+        ExportMismatch: A tensor differs by more than is promised; it names the first such layer.
+    """
+    checks = []
+    judge = _Judge(model, quantizers, signature)
+    for kernels in _JUDGED:
+        checks += judge.compare(_Tensors(content, kernels), kernels, samples)
+    for check in checks:
+        if not check.passed:
+            limit = OWN_ROUNDING.get(check.operator, _LARGEST)
+            raise ExportMismatch(
+                f"{check.name!r} is the first tensor of the file that is not what was simulated: "
+                f"fed with the same integers, {check.operator} ({check.kernels} kernels) differs "
+                f"by up to {check.largest} steps, and {check.exact:.2%} of {check.values} integers "
+                f"are equal (at most {limit} and at least {check.promised:.1%} are promised). No "
+                "file was written. Keep this layer float: layers={name: None}."
+            )
+    return checks
+
+
+class _Tensors:
+    """The integers that a file computes."""
+
+    def __init__(self, content: bytes, kernels: Kernels) -> None:
+        self._runner = Runner(content, kernels=kernels, keep_tensors=True)
+        graph = self._runner.model.subgraphs[0]
+        self.writers = {i: operator.name for operator in graph.operators for i in operator.outputs}
+        self.grids: dict[int, tuple[float, int]] = {}
+        for index, tensor in enumerate(graph.tensors):
+            grid = tensor.quantization
+            if tensor.buffer is None and grid is not None and grid.scale.size == 1:
+                self.grids[index] = (float(np.float32(grid.scale[0])), int(grid.zero_point[0]))
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
+        """The integers of one run, flat, by tensor."""
+        self._runner.set(self._runner.match(inputs))
+        self._runner.invoke()
+        return {i: self._runner.tensor(i).astype(np.float32).ravel() for i in self.grids}
+
+
+@dataclass
+class _Tally:
+    """What was counted at one call of a quantizer, per tensor of the file that it may be."""
+
+    name: str
+    candidates: list[int]
+    values: int = 0
+    largest: np.ndarray | float = 0.0
+    unequal: np.ndarray | float = 0.0
+
+    def add(self, size: int, largest: Any, unequal: Any) -> None:
+        """Counts one run."""
+        self.values += size
+        self.largest = np.maximum(self.largest, ops.convert_to_numpy(largest))
+        self.unequal = self.unequal + ops.convert_to_numpy(unequal)
+
+    def verdict(self, writers: Mapping[int, str], kernels: str) -> TensorCheck:
+        """The verdict on the candidate that fits best."""
+        largest, unequal = np.atleast_1d(self.largest), np.atleast_1d(self.unequal)
+        best = int(np.lexsort((largest, unequal))[0])
+        return TensorCheck(
+            name=self.name,
+            operator=writers.get(self.candidates[best], "input"),
+            kernels=kernels,
+            values=self.values,
+            largest=round(float(largest[best])),
+            exact=1.0 - float(unequal[best]) / self.values,
+        )
+
+
+class _Judge:
+    """The simulation, going on with the file's integers at each quantizer."""
+
+    def __init__(self, model: Any, quantizers: Sequence[Any], signature: Signature) -> None:
+        self._model, self._quantizers, self._signature = model, quantizers, signature
+        self._grids: dict[int, tuple[float, int]] = {}
+        self._calls: list[tuple[str, list[int], int]] = []
+        self._program = self._compiled() if keras.backend.backend() == "jax" else self._run
+
+    def compare(
+        self, tensors: _Tensors, kernels: str, samples: Sequence[Sample]
+    ) -> list[TensorCheck]:
+        """Runs both on samples: the verdict on each quantized tensor that the file has."""
+        self._grids = tensors.grids
+        names = [spec.name for spec in self._signature.inputs]
+        tallies: list[_Tally] = []
+        for sample in samples:
+            integers = tensors.run(dict(zip(names, sample, strict=True)))
+            counts = self._program(integers, list(sample))
+            if not tallies:
+                tallies = [_Tally(name, candidates) for name, candidates, _ in self._calls]
+            for tally, (_, _, size), count in zip(tallies, self._calls, counts, strict=True):
+                if tally.candidates:
+                    tally.add(size, *count)
+        return [tally.verdict(tensors.writers, kernels) for tally in tallies if tally.candidates]
+
+    def _compiled(self) -> Callable[..., Any]:
+        import jax
+
+        return jax.jit(self._run)
+
+    def _run(self, integers: dict[int, Any], sample: Sequence[Any]) -> list[Any]:
+        """Runs the simulation; per call of a quantizer, the counts of each candidate."""
+        self._calls = []
+        counts: list[Any] = []
+
+        def judged(x: Any, grid: Any, name: str) -> Any:
+            size = int(np.prod(x.shape))
+            candidates = [
+                index
+                for index, key in self._grids.items()
+                if key == _key(grid) and int(np.prod(integers[index].shape)) == size
+            ]
+            self._calls.append((name, candidates, size))
+            rounded, dequantized = _rounded(x, grid)
+            if not candidates:
+                counts.append((0.0, 0.0))
+                return dequantized(rounded)
+            theirs = ops.stack([ops.convert_to_tensor(integers[i]) for i in candidates])
+            difference = ops.abs(theirs - ops.reshape(rounded, (1, -1)))
+            unequal = ops.sum(ops.cast(difference > 0.5, "float32"), axis=1)
+            counts.append((ops.max(difference, axis=1), unequal))
+            chosen = ops.take(theirs, ops.argmin(unequal), axis=0)
+            return dequantized(ops.reshape(chosen, x.shape))
+
+        with _hooked(self._quantizers, judged), full_precision(self._model), _no_state():
+            self._signature.call(self._model, [ops.convert_to_tensor(value) for value in sample])
+        return counts
+
+
+def _no_state() -> Any:
+    """Takes up every assignment, so that no variable of the model moves."""
+    return keras.StatelessScope()
+
+
+@contextmanager
+def _hooked(quantizers: Sequence[Any], hook: Callable[[Any, Any, str], Any]) -> Iterator[None]:
+    """Lets a function do the work of the quantizers: it is given tensor, grid and name."""
+    before = [quantizer.emit for quantizer in quantizers]
+    try:
+        for number, quantizer in enumerate(quantizers):
+            name = getattr(quantizer, "label", "") or f"quantizer {number}"
+            quantizer.emit = _named(hook, name)
+        yield
+    finally:
+        for quantizer, emit in zip(quantizers, before, strict=True):
+            quantizer.emit = emit
+
+
+def _named(hook: Callable[[Any, Any, str], Any], name: str) -> Callable[[Any, Any], Any]:
+    return lambda x, grid: hook(x, grid, name)
+
+
+def _key(grid: Any) -> tuple[float, int] | None:
+    scale, zero = np.ravel(grid.scale), np.ravel(grid.zero_point)
+    return (float(np.float32(scale[0])), int(zero[0])) if scale.size == 1 else None
+
+
+def _rounded(x: Any, grid: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """A tensor's integers by its grid, and how such integers become real numbers again."""
+    kind = grid.kind
+    shape = [1] * len(x.shape)
+    if kind.axis is not None:
+        shape[kind.axis] = -1
+    scale, zero = (
+        np.ravel(value).astype(np.float32).reshape(shape) for value in (grid.scale, grid.zero_point)
+    )
+    low, high = -(2 ** (kind.bits - 1)) + int(kind.narrow), 2 ** (kind.bits - 1) - 1
+    integers = ops.clip(ops.round(x / scale) + zero, low, high)
+    return integers, lambda integers: (integers - zero) * scale
