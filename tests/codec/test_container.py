@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import json
+import signal
 import zipfile
 
 import codec_samples
@@ -14,7 +16,7 @@ from codec_samples import KINDS, weights
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentei import codec
+from sentei import cli, codec
 from sentei.codec import container
 from sentei.codec.cursor import varint
 from sentei.core.errors import CorruptFile, SenteiError
@@ -209,7 +211,7 @@ def test_errors_name_the_thing(tmp_path):
         codec.pack(tmp_path / "missing", tmp_path / "out")
     with pytest.raises(CorruptFile, match="is a directory"):
         codec.pack(tmp_path, tmp_path / "out")
-    with pytest.raises(SenteiError, match=r"effort must be one of fast.*, received 'best'"):
+    with pytest.raises(SenteiError, match="effort must be one of fast, max, received 'best'"):
         codec.pack(__file__, tmp_path / "out", effort="best")
     assert not list(tmp_path.iterdir())
 
@@ -233,3 +235,29 @@ def test_chunked_datasets_are_passed_over(tmp_path):
         store.create_dataset("a", data=weights("sparse_int8", (90, 90)), chunks=(9, 9))
         store["b"] = weights("sparse_int8", (90, 90))
     assert there_and_back(tmp_path, file.getvalue())[1].tensors == 1
+
+
+def test_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").write_bytes(SMALL)
+
+    def run(*words):
+        handler = signal.getsignal(signal.SIGTERM)
+        status = cli.main(list(words))
+        signal.signal(signal.SIGTERM, handler)
+        return status, *capsys.readouterr()
+
+    status, out, err = run("pack", "small", "packed", "--json")
+    assert (status, err, json.loads(out)["tensors"]) == (0, "", 1)
+    assert run("pack", "small", "packed")[2].startswith("sentei: error: packed exists")
+    assert run("pack", "small", "packed", "--force", "--effort", "max")[0] == 0
+    assert "packed is sound" in run("verify", "packed")[1]
+    assert json.loads(run("inspect", "packed", "--json")[1])["tensors"][0]["name"] == "kernel"
+    assert "bits each" in run("inspect", "packed")[1]
+    assert run("unpack", "packed", "back")[0] == 0
+    assert (tmp_path / "back").read_bytes() == SMALL
+    for command in (["verify", "small"], ["unpack", "small", "out"]):
+        status, out, err = run(*command)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("sentei: error: small is not a sound packed file")
+    assert not (tmp_path / "out").exists()

@@ -1,10 +1,13 @@
 """`sentei inspect`."""
 
 import argparse
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from sentei.cli.arguments import command
 from sentei.cli.output import only_our_output, show
+from sentei.codec.container import MAGIC
 
 
 def add(commands: Any) -> None:
@@ -20,7 +23,9 @@ def add(commands: Any) -> None:
         "list operators, tensors, types, zeros and sizes of a file",
         "sentei inspect model.tflite",
     )
-    parser.add_argument("file", metavar="FILE", help="a .tflite, .keras or .weights.h5 file")
+    parser.add_argument(
+        "file", metavar="FILE", help="a .tflite, .keras, .weights.h5 or packed file"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,6 +37,13 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         The exit status.
     """
+    with Path(arguments.file).open("rb") if Path(arguments.file).is_file() else BytesIO() as file:
+        packed = file.read(len(MAGIC)) == MAGIC
+    if packed:
+        from sentei import codec
+
+        with codec.open(arguments.file) as found_packed:
+            return show(found_packed, arguments.json)
     with only_our_output():
         from sentei.litert.inspect import inspect
 

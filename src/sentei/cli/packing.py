@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
         help="any file; weights are found in .tflite, .keras, .weights.h5 and .safetensors",
     )
     parser.add_argument("out", metavar="OUT.stz", type=Path, help="the packed file to write")
-    parser.add_argument("--effort", choices=("fast",), default="fast", help="default fast")
+    parser.add_argument("--effort", choices=("fast", "max"), default="fast", help="default fast")
     parser.add_argument("--force", action="store_true", help="replace OUT.stz if it exists")
     parser = command(
         commands,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sentei.codec import fit, general, pieces, rans, stream
+from sentei.codec import fit, general, mixing, pieces, rans, stream
 from sentei.codec.cursor import varint
 from sentei.codec.model import Alphabet
 
@@ -51,7 +51,13 @@ class Draft:
     special: bool = True
 
 
-def draft(data: memoryview, dtype: str, shape: Sequence[int], indices: bool = False) -> Draft:
+def draft(
+    data: memoryview,
+    dtype: str,
+    shape: Sequence[int],
+    indices: bool = False,
+    thorough: bool = False,
+) -> Draft:
     """The shortest way to code a piece.
 
     Args:
@@ -59,19 +65,20 @@ def draft(data: memoryview, dtype: str, shape: Sequence[int], indices: bool = Fa
         dtype: The type of its elements, such as `"int8"`.
         shape: Its shape, as far as it fits the bytes.
         indices: Whether it lists places of a sparse tensor, in order.
+        thorough: Whether to try the coder that takes its time.
     """
     fallback = _general(data, thorough=False)
     options = [fallback]
     if dtype in ("int4", "uint4"):
-        options += _nibbles(data, shape)
+        options += _nibbles(data, shape, thorough)
     elif dtype in _TYPES and len(data) % _TYPES[dtype][0] == 0 and len(data):
         unit, floating = _TYPES[dtype]
         words = np.frombuffer(data, f"<u{unit}")
         fitted = _fitted(shape, len(words))
-        options += _by_values(words, fitted, unit)
+        options += _by_values(words, fitted, unit, thorough)
         if unit > 1 and (len(options) == 1 or indices):
             flags = pieces.DIFFERENCES if indices else pieces.ROTATED * floating
-            options.append(_planes(words, fitted, unit, flags))
+            options.append(_planes(words, fitted, unit, flags, thorough))
     best = min(options, key=lambda item: item.size)
     if fallback.size < _PROMISE * min((item.size for item in options[1:]), default=len(data)):
         return _general(data, thorough=True)
@@ -91,17 +98,17 @@ def _fitted(shape: Sequence[int], count: int) -> tuple[int, ...]:
     return sizes
 
 
-def _nibbles(data: memoryview, shape: Sequence[int]) -> list[Draft]:
+def _nibbles(data: memoryview, shape: Sequence[int], thorough: bool) -> list[Draft]:
     packed = np.frombuffer(data, np.uint8)
     count = 2 * len(packed)
     if math.prod(shape) == count - 1 and packed[-1] < 16:
         count -= 1
     words = np.stack([packed & 15, packed >> 4], 1).ravel()[:count]
     # Two's complement: 8 to 15 are negative and come first.
-    return _by_values(words, _fitted(shape, count), pieces.NIBBLE)
+    return _by_values(words, _fitted(shape, count), pieces.NIBBLE, thorough)
 
 
-def _by_values(words: np.ndarray, shape: tuple[int, ...], unit: int) -> list[Draft]:
+def _by_values(words: np.ndarray, shape: tuple[int, ...], unit: int, thorough: bool) -> list[Draft]:
     """The draft that numbers the distinct values, where there are few enough."""
     sample = words[: 1 << 16]
     if unit > 1 and len(np.unique(sample)) > _MOST_VALUES:
@@ -110,7 +117,7 @@ def _by_values(words: np.ndarray, shape: tuple[int, ...], unit: int) -> list[Dra
     if len(values) > _MOST_VALUES:
         return []
     centre = int(np.bincount(numbers, minlength=len(values)).argmax())
-    return [_symbols(numbers.reshape(shape), values, centre, unit)]
+    return [_symbols(numbers.reshape(shape), values, centre, unit, thorough)]
 
 
 def _numbered(words: np.ndarray, unit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -134,13 +141,20 @@ def _numbered(words: np.ndarray, unit: int) -> tuple[np.ndarray, np.ndarray]:
     return ordered.astype(np.uint8), place[words]
 
 
-def _symbols(numbers: np.ndarray, values: np.ndarray, centre: int, unit: int) -> Draft:
+def _symbols(
+    numbers: np.ndarray, values: np.ndarray, centre: int, unit: int, thorough: bool
+) -> Draft:
     alphabet = Alphabet(len(values), centre)
     head = bytes([pieces.SYMBOLS, unit]) + _values(values, centre, unit)
     if alphabet.size == 1:
         payload = head + _axes((numbers.size,), (0,))
         return Draft(len(payload), [], lambda: payload)
     axes, model, ordered, bits = fit.choose(numbers, alphabet)
+    if thorough:
+        own = head + _axes(numbers.shape, range(numbers.ndim)) + bytes([pieces.MIXED])
+        mixed = own + mixing.encode(numbers, alphabet)
+        if len(mixed) < len(head) + 12 + bits / 8:
+            return Draft(len(mixed), [], lambda: mixed)
     head += _axes([numbers.shape[axis] for axis in axes], axes) + bytes([pieces.STATIC])
     coded = rans.Stream(model, ordered.size, fit.lanes(ordered.size))
     return Draft(len(head) + 12 + bits / 8, [(coded, ordered)], lambda: head + stream.write(coded))
@@ -171,7 +185,9 @@ def _axes(sizes: Sequence[int], axes: Sequence[int]) -> bytes:
     return result
 
 
-def _planes(words: np.ndarray, shape: tuple[int, ...], unit: int, flags: int) -> Draft:
+def _planes(
+    words: np.ndarray, shape: tuple[int, ...], unit: int, flags: int, thorough: bool
+) -> Draft:
     """Every byte of the elements apart, the highest first."""
     kind = words.dtype.type
     if flags & pieces.DIFFERENCES:
@@ -182,10 +198,11 @@ def _planes(words: np.ndarray, shape: tuple[int, ...], unit: int, flags: int) ->
     kept = words
     if not words[top == 0].any() and not top.all():
         flags, kept = flags | pieces.ZEROS_LEFT_OUT, words[top != 0]
-    parts = [_plane(top, shape)]
+    parts = [_plane(top, shape, thorough)]
     for index in range(1, unit):
         plane = (kept >> kind(8 * (unit - 1 - index))).astype(np.uint8)
-        parts.append(_plane(plane, (len(plane),)) if len(plane) else Draft(0, [], bytes))
+        empty = Draft(0, [], bytes)
+        parts.append(_plane(plane, (len(plane),), thorough) if len(plane) else empty)
     lengths = [len(words)] + [len(kept)] * (unit - 1)
 
     def write() -> bytes:
@@ -199,13 +216,13 @@ def _planes(words: np.ndarray, shape: tuple[int, ...], unit: int, flags: int) ->
     return Draft(size, [item for part in parts for item in part.streams], write)
 
 
-def _plane(plane: np.ndarray, shape: tuple[int, ...]) -> Draft:
+def _plane(plane: np.ndarray, shape: tuple[int, ...], thorough: bool) -> Draft:
     whole = np.bincount(plane, minlength=256)
     stored = _stored(plane)
     # Mantissas are noise: do not look for an order where there is none.
     if fit.entropy(whole[None]) / 8 > 0.98 * len(plane):
         return stored
-    return min([*_by_values(plane, shape, 1), stored], key=lambda item: item.size)
+    return min([*_by_values(plane, shape, 1, thorough), stored], key=lambda item: item.size)
 
 
 def _stored(plane: np.ndarray) -> Draft:

@@ -13,7 +13,6 @@ All arithmetic is on integers below 2**53, so that any language builds the same 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,7 +208,7 @@ def write_side(model: Model) -> bytes:
     """The bytes of everything that is not in the stream's fixed fields."""
     numbers = NumberEncoder()
     if model.groups is not None:
-        bits, last = math.ceil(math.log2(model.groups.count)), 0
+        bits, last = (model.groups.count - 1).bit_length(), 0
         for group in model.groups.ids.tolist():
             numbers.write(group, bits, _IDS, last)
             last = group
@@ -293,7 +292,7 @@ MOST_LISTED = 96
 
 
 def _read_ids(numbers: NumberDecoder, count: int, size: int) -> np.ndarray:
-    bits, last = math.ceil(math.log2(count)), 0
+    bits, last = (count - 1).bit_length(), 0
     ids = np.zeros(size, np.uint8)
     for index in range(size):
         last = numbers.read(bits, _IDS, last)

@@ -18,7 +18,7 @@ from sentei.core.errors import SenteiError
 from sentei.core.files import replaced
 
 Progress = Callable[[int, int], None]
-Effort = Literal["fast"]
+Effort = Literal["fast", "max"]
 
 # Smaller tensors are better off in the skeleton, where they need no header of their own.
 _LEAST_TENSOR = 96
@@ -85,7 +85,8 @@ def pack(
     Args:
         source: The file; of any kind and size, even empty.
         target: The packed file; replaced if it exists.
-        effort: `"fast"` is the only one yet.
+        effort: `"fast"`, or `"max"` for the last percents: slow to pack and to unpack, and very
+            slow where numba is not installed (`pip install sentei[fast]`).
         progress: Called now and then with the bytes done and the bytes in all.
 
     Returns:
@@ -102,7 +103,7 @@ def pack(
     with mapped(source) as content:
         kind, tensors = locate.find(content)
         digest = hashlib.sha256(content).digest()
-        coded = list(_pieces(content, tensors, progress))
+        coded = list(_pieces(content, tensors, effort, progress))
         skeleton = _skeleton(content, coded)
         header = container.write_header(len(content), digest, skeleton, coded)
         with replaced(Path(target)) as temporary, temporary.open("wb") as file:
@@ -164,14 +165,14 @@ def _bytes_of(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _pieces(
-    content: memoryview, tensors: list[Tensor], progress: Progress | None
+    content: memoryview, tensors: list[Tensor], effort: Effort, progress: Progress | None
 ) -> Iterator[tuple[int, int, bytes]]:
     """Offset, size and payload of everything that is coded by itself."""
     waiting: list[tuple[Tensor, drafts.Draft]] = []
     symbols = 0
     for part in _parts(tensors):
         data = content[part.offset : part.offset + part.size]
-        draft = drafts.draft(data, part.dtype, part.shape, part.indices)
+        draft = drafts.draft(data, part.dtype, part.shape, part.indices, effort == "max")
         if draft.special and draft.size + _COST_PIECE < part.size:
             waiting.append((part, draft))
             symbols += sum(item.count for item, _ in draft.streams)

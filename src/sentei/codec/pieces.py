@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sentei.codec import general, rans, stream
+from sentei.codec import general, mixing, rans, stream
 from sentei.codec.cursor import Cursor
 from sentei.codec.model import Alphabet
 from sentei.core.errors import CorruptFile
@@ -97,6 +97,9 @@ def _plan_symbols(cursor: Cursor, size: int) -> Plan:
         cursor.finish()
         return Plan([], finish)
     coder = cursor.byte()
+    if coder == MIXED:
+        code = bytes(cursor.take(cursor.left))
+        return Plan([], lambda _: finish([mixing.decode(code, count, alphabet, shape)]))
     if coder != STATIC:
         raise CorruptFile(f"a tensor has the unknown coder {coder}")
     found = stream.read(cursor, count, alphabet)

@@ -1,0 +1,72 @@
+"""The coder of `effort="max"`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from codec_samples import KINDS, safetensors, weights
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentei import codec
+from sentei.codec import fit, mixing
+from sentei.codec.model import Alphabet
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@given(
+    shape=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    size=st.integers(2, 256),
+    centre=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_symbols_come_back(shape, size, centre, seed):
+    symbols = np.random.default_rng(seed).integers(0, size, shape).astype(np.uint8)
+    alphabet = Alphabet(size, int(centre * (size - 1)))
+    data = mixing.encode(symbols, alphabet)
+    assert (mixing.decode(data, symbols.size, alphabet, shape) == symbols.ravel()).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((9,), (1, 1, 9)), ((4, 5), (4, 1, 5)), ((64, 3, 3, 32), (64, 9, 32)), ((), (1, 1, 1))],
+)
+def test_three_axes(shape, axes):
+    assert mixing.three_axes(shape) == axes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_come_back_and_are_no_larger(tmp_path, kind):
+    content = safetensors({"a": weights(kind, (20, 3, 3, 12)), "b": weights(kind, (99,))})
+    (tmp_path / "source").write_bytes(content)
+    fast = codec.pack(tmp_path / "source", tmp_path / "fast")
+    best = codec.pack(tmp_path / "source", tmp_path / "max", effort="max")
+    codec.unpack(tmp_path / "max", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+    assert best.packed_size <= fast.packed_size + 8
+
+
+def test_it_learns_what_a_static_model_does_not(tmp_path):
+    """Density that changes from row to row and from column to column."""
+    random = np.random.default_rng(0)
+    dense = np.outer(random.random(150), random.random(200)) ** 2
+    values = np.where(random.random(dense.shape) < dense, random.integers(1, 8, dense.shape), 0)
+    symbols = values.astype(np.uint8)
+    data = mixing.encode(symbols, Alphabet(8, 0))
+    assert 8 * len(data) < 0.9 * fit.entropy(np.bincount(symbols.ravel())[None])
+
+
+def test_plain_python_reads_the_same():
+    """Where numba is not installed the same functions run as they stand."""
+    program = (
+        "import sys; sys.modules['numba'] = None\n"
+        "from sentei import codec\n"
+        f"codec.verify({str(GOLDEN / 'v1' / 'mixed.stz')!r})\n"
+        "from sentei.codec import kernel\n"
+        "assert not kernel.COMPILED"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
