@@ -22,6 +22,8 @@ from sentei.demo.results import COLUMNS, Epoch, Results, Row, cells, disturbance
 
 SHIPPED = Path(str(files("sentei.demo"))) / "fashion_mnist.npz"
 WRITTEN = {f"{name}.{end}" for name in ("dense", "pruned") for end in ("keras", "tflite")} | {
+    "dense.tflite.stz",
+    "pruned.tflite.stz",
     "results.json",
     "tradeoff.png",
 }
@@ -33,6 +35,7 @@ def row(name="dense", **changes) -> Row:
         "file": f"{name}.tflite",
         "bytes": 517_188,
         "gzip_bytes": 400_000,
+        "packed_bytes": 350_000,
         "sparsity": 0.0,
         "accuracy": 0.9,
         "images": 2000,
@@ -88,19 +91,21 @@ def test_missing_images_are_named(tmp_path):
 
 
 def test_cells_and_summary():
-    pruned = row("pruned", gzip_bytes=100_000, sparsity=0.797, accuracy=0.8825, ratio=0.98)
+    measured = {"bytes": 129_297, "gzip_bytes": 100_000, "packed_bytes": 64_648}
+    pruned = row("pruned", **measured, sparsity=0.797, accuracy=0.8825, ratio=0.98)
     texts = dict(zip(COLUMNS, cells(pruned), strict=True))
     assert texts == {
-        "file": "pruned.tflite",
-        "bytes": "517,188",
+        "file": "pruned",
+        "bytes": "129,297",
         "gzip -9": "100,000",
+        "packed": "64,648",
         "sparsity": "79.7%",
         "accuracy": "88.25%",
-        "median ms": "0.071",
+        "ms": "0.071",
         "ratio": "0.98x",
     }
     said = summary([row(), pruned])
-    assert "pruned.tflite is 4.0x smaller to download than dense.tflite" in said
+    assert "pruned.tflite is 4.0x smaller than dense.tflite, packed 8.0x smaller" in said
     assert "-1.75 points" in said
 
 
@@ -117,7 +122,7 @@ def test_accuracy_error_is_that_of_a_share():
 
 
 def test_picture_of_any_number_of_rows(tmp_path):
-    rows = tuple(row(name, gzip_bytes=90_000 * n) for n, name in enumerate("abc", start=1))
+    rows = tuple(row(name, packed_bytes=90_000 * n) for n, name in enumerate("abc", start=1))
     history = tuple(Epoch(name, n, 0.8, 0.1 * n) for name in "abc" for n in (1, 2, 3))
     path = tmp_path / "picture.png"
     picture.draw(Results(rows, history, 1, 2, 3, False, 4.0), path)
@@ -220,7 +225,14 @@ class TestQuick:
 
     def test_says_nothing_but_its_stages(self, quick):
         _, done = quick
-        beginnings = ("Fashion-MNIST: ", "training: ", "pruning ", "exporting ", "running ")
+        beginnings = (
+            "Fashion-MNIST: ",
+            "training: ",
+            "pruning ",
+            "exporting ",
+            "running ",
+            "packing ",
+        )
         lines = done.stderr.splitlines()
         assert lines and not [line for line in lines if not line.startswith(beginnings)]
 
@@ -235,6 +247,7 @@ class TestQuick:
         found = {item["name"]: item for item in json.loads(done.stdout)["rows"]}[name]
         path = folder / found["file"]
         assert found["bytes"] == path.stat().st_size
+        assert found["packed_bytes"] == (folder / f"{path.name}.stz").stat().st_size
         assert found["gzip_bytes"] == pytest.approx(
             len(gzip.compress(path.read_bytes(), 9)), abs=20
         )

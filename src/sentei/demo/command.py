@@ -146,11 +146,15 @@ def _export_and_try(
         report = export(model, path, sparse=False)
         stage.advance()
         stage.tell(f"{report.bytes:,} bytes")
+    with shown.stage(f"packing {path.name}", 1) as stage:
+        packed = measure.packed(path)
+        stage.advance()
+        stage.tell(f"{packed:,} bytes")
     difference = report.verification.relative_error if report.verification else 0.0
     with shown.stage(f"running {path.name}", len(test)) as stage:
         accuracy = measure.accuracy(path, test, stage)
         stage.tell(f"accuracy {accuracy:.2%}")
-    return measure.Tried(variant.name, path, difference, accuracy)
+    return measure.Tried(variant.name, path, difference, accuracy, packed)
 
 
 def _prepare(out: Path) -> None:
@@ -182,6 +186,7 @@ def _replacing(target: Path) -> Iterator[Path]:
 def _show(results: Results, out: Path) -> None:
     """Prints the table and where the files are."""
     names = [*(f"{row.name}.keras" for row in results.rows), *(row.file for row in results.rows)]
+    names += [f"{row.file}.stz" for row in results.rows]
     console = Console(highlight=False, markup=False)
     # A terminal breaks lines between words; a file or a pipe gets each sentence whole.
     whole = not console.is_terminal
@@ -190,7 +195,8 @@ def _show(results: Results, out: Path) -> None:
     sentences = (
         summary(results.rows),
         "Accuracy and time were measured on the files, in the LiteRT runtime: "
-        f"{results.rows[0].images:,} test images; one thread, taking turns.",
+        f"{results.rows[0].images:,} test images; the "
+        "median of one image at a time on one thread, the files taking turns.",
         disturbance(results.rows),
         f"Written to {out}{os.sep}: {', '.join([*names, _RESULTS, _PICTURE])}",
         f"{results.seconds:.0f} seconds in all.",

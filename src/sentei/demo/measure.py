@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sentei.codec import pack
 from sentei.demo.images import Images
 from sentei.demo.progress import Stage
 from sentei.demo.results import Row
@@ -26,12 +27,26 @@ class Tried:
         path: The file.
         difference: Largest relative difference from Keras, as its export reported.
         accuracy: Share of the test images it names rightly.
+        packed_bytes: Size of the file that `sentei.pack` made of it, beside it.
     """
 
     name: str
     path: Path
     difference: float
     accuracy: float
+    packed_bytes: int
+
+
+def packed(path: Path) -> int:
+    """Packs a file, as `model.tflite.stz` beside it, which is checked to read back identical.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The bytes of the packed file.
+    """
+    return pack(path, path.with_name(f"{path.name}.stz")).packed_size
 
 
 def accuracy(path: Path, test: Images, stage: Stage) -> float:
@@ -75,6 +90,7 @@ def rows(tried: Sequence[Tried], test: Images, runs: int) -> tuple[Row, ...]:
             file=item.path.name,
             bytes=timing.size,
             gzip_bytes=timing.gzip_size,
+            packed_bytes=item.packed_bytes,
             sparsity=inspect(item.path).zeros,
             accuracy=item.accuracy,
             images=len(test),

@@ -41,11 +41,11 @@ def _draw_files(axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None
     """One point a file: how much is downloaded, how often it is right."""
     first = rows[0]
     for row in rows:
-        size, accuracy = row.gzip_bytes / _KILO, 100 * row.accuracy
+        size, accuracy = row.packed_bytes / _KILO, 100 * row.accuracy
         error = 100 * row.accuracy_error
         style = {"fmt": "o", "markersize": 9, "capsize": 4, "elinewidth": 1.2}
         axes.errorbar(size, accuracy, yerr=error, color=colours[row.name], **style)
-        smaller = "" if row is first else f", {first.gzip_bytes / row.gzip_bytes:.1f}x smaller"
+        smaller = "" if row is first else f", {first.packed_bytes / row.packed_bytes:.1f}x smaller"
         axes.annotate(
             f"{row.name}\n{row.accuracy:.2%}\n{size:,.0f} kB{smaller}",
             (size, accuracy),
@@ -60,9 +60,9 @@ def _draw_files(axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None
     half = max(3.0, 1.5 * spread)
     axes.set(
         title="what each file costs, and how often it is right",
-        xlabel="download size: kB after gzip -9",
+        xlabel="download size: kB, packed",
         ylabel="accuracy in LiteRT, % (± standard error)",
-        xlim=(0, 1.4 * max(row.gzip_bytes for row in rows) / _KILO),
+        xlim=(0, 1.4 * max(row.packed_bytes for row in rows) / _KILO),
         ylim=(centre - half, min(100.0, centre + half)),
     )
 
