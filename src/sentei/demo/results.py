@@ -128,7 +128,8 @@ def summary(rows: Iterable[Row]) -> str:
     points = 100 * (last.accuracy - first.accuracy)
     return (
         f"{last.file} is {first.bytes / last.bytes:.1f}x smaller than {first.file}, packed "
-        f"{first.bytes / last.packed_bytes:.1f}x smaller to download, at {points:+.2f} points of accuracy (standard error of each: "
+        f"{first.bytes / last.packed_bytes:.1f}x smaller to download, at {points:+.2f} points of "
+        "accuracy (standard error of each: "
         f"{100 * last.accuracy_error:.2f})."
     )
 
