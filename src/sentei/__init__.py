@@ -13,6 +13,7 @@ _HOME = {
     "Projected": "sentei.core.project",
     "prune": "sentei.sparsity.prune",
     "cluster": "sentei.clustering.cluster",
+    "quantize": "sentei.quantization.quantize",
     "strip": "sentei.core.install",
     "export": "sentei.litert.export",
     "benchmark": "sentei.litert.benchmarking",
@@ -21,9 +22,9 @@ _HOME = {
     "unpack": "sentei.codec.unpacking",
     "quantize_file": "sentei.litert.post",
 }
-_ROOMS = ("core", "sparsity", "clustering", "codec", "litert")
+_ROOMS = ("core", "sparsity", "clustering", "quantization", "codec", "litert")
 
-__all__ = [*sorted(_HOME), "clustering", "codec", "sparsity"]
+__all__ = [*sorted(_HOME), "clustering", "codec", "quantization", "sparsity"]
 
 
 def __getattr__(name: str) -> Any:
@@ -59,3 +60,4 @@ def _is_command_line() -> bool:
 if not _is_command_line():
     import_module("sentei.sparsity")
     import_module("sentei.clustering")
+    import_module("sentei.quantization")

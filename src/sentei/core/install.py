@@ -71,13 +71,21 @@ def strip(model: Any) -> Any:
         model: a Keras model, changed in place. One without rules is returned as it is.
 
     Returns:
-        The same model.
+        The same model; of a quantized model, the float model it was made from, with the weights
+        that it has now.
 
     Raises:
         SenteiError: when `model` is no Keras model, or its weights are not finite.
     """
     if not isinstance(model, keras.Model):
         raise SenteiError(f"Expected a Keras model. Received: {type(model).__name__}.")
+    for layer in getattr(model, "layers", ()):
+        # A layer that runs a float model in its own way says so by this attribute.
+        if getattr(layer, "runs_float_model", False):
+            projected = find(model)
+            if projected is not None:
+                projected.check()
+            return layer.float_model
     projected = find(model)
     if projected is not None:
         projected.check()

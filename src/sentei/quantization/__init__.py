@@ -1,0 +1,28 @@
+"""Quantization: a model that computes as its integers will, calibrated and trained."""
+
+from sentei.quantization.calibrate import calibrate
+from sentei.quantization.grid import Grid, Kind
+from sentei.quantization.layer import QuantizedModel
+from sentei.quantization.observers import OBSERVERS
+from sentei.quantization.plan import Plan
+from sentei.quantization.quantize import quantize, quantized, quantizers
+from sentei.quantization.quantizer import Quantizer
+from sentei.quantization.scheme import SCHEMES, Custom, Int4, Int8, Int16x8
+
+__all__ = [
+    "OBSERVERS",
+    "SCHEMES",
+    "Custom",
+    "Grid",
+    "Int4",
+    "Int8",
+    "Int16x8",
+    "Kind",
+    "Plan",
+    "QuantizedModel",
+    "Quantizer",
+    "calibrate",
+    "quantize",
+    "quantized",
+    "quantizers",
+]

@@ -1,0 +1,298 @@
+"""The layer that runs a float model as integers would: on rounded weights and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras import ops
+
+from sentei.core.graph import Graph, Node, Tensor, filled, graph_of, is_graph
+from sentei.core.state import run_on
+from sentei.quantization.plan import Activation, Plan, Weight, plan_graph, plan_weights
+from sentei.quantization.quantizer import (
+    ActivationQuantizer,
+    FixedQuantizer,
+    Quantizer,
+    WeightQuantizer,
+)
+from sentei.quantization.scheme import Custom
+from sentei.quantization.settings import Settings
+
+# What is called with every tensor that is about to be rounded, in place of rounding it.
+Watch = Callable[[str, Any], None]
+
+
+@keras.saving.register_keras_serializable("sentei")
+class QuantizedModel(keras.layers.Layer):
+    """A float model, unchanged, whose layers see rounded weights and whose tensors are rounded.
+
+    The graph is run node by node, every layer by its own `__call__`, so masks, losses, statistics
+    and precision are as in the float model.
+
+    Attributes:
+        float_model: The model; its variables are the ones that train.
+        plan: Which tensor gets which grid.
+        quantizers: All quantizers by name, in a fixed order.
+    """
+
+    runs_float_model = True  # what sentei.strip looks for
+
+    def __init__(
+        self,
+        float_model: Any,
+        scheme: Custom,
+        layers: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Plans the grids of a model; activations have no ranges yet.
+
+        Args:
+            float_model: A built Keras model.
+            scheme: The scheme of all layers that `layers` does not name.
+            layers: From a layer's name to its own scheme, or None to leave it float.
+            **kwargs: Keras' own.
+        """
+        super().__init__(autocast=False, **kwargs)
+        self.float_model = float_model
+        self.scheme = scheme
+        self.settings = Settings(scheme, layers)
+        self.plan = _plan(float_model, self.settings)
+        self.by_name: dict[str, Quantizer] = {}
+        for weight in self.plan.weights:
+            self.by_name[weight.label] = _weight_quantizer(weight, len(self.by_name))
+        for label, activation in self.plan.activations.items():
+            if activation.weight is None:
+                self.by_name[label] = _activation_quantizer(activation, len(self.by_name))
+        self.settings.check_used(float_model)
+        self.supports_masking = True
+        self.built = True
+
+    def build(self, input_shape: Any = None) -> None:
+        """Does nothing: the float model is built already."""
+
+    @property
+    def quantizers(self) -> dict[str, Quantizer]:
+        """All quantizers by name: weights first, then activations."""
+        return dict(self.by_name)
+
+    def quantizer_of(self, label: str) -> Quantizer:
+        """The quantizer of an activation, which may be that of a weight.
+
+        Args:
+            label: A key of `plan.activations`.
+        """
+        return self.by_name[self.plan.activations[label].weight or label]
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """None: the outputs carry the masks that the float model's layers gave them."""
+        return None
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The float model's outputs, computed on rounded weights and activations.
+
+        Args:
+            inputs: The structure that the float model takes.
+            training: As for the float model.
+        """
+        weights = []
+        for weight in self.plan.weights:
+            value = weight.variable.value
+            weights.append((weight.variable, self.by_name[weight.label](value)))
+        return run_on(
+            self, self.variables, weights, lambda: self.walk(inputs, self._round, training)
+        )
+
+    def watched(self, inputs: Any, watch: Watch) -> Any:
+        """The float model's outputs, showing every tensor that would be rounded.
+
+        Args:
+            inputs: The structure that the float model takes.
+            watch: Called with a tensor's label and the tensor. A label may come several times.
+
+        Returns:
+            The outputs of the float model.
+        """
+        measured = {t: label for label, found in self.plan.sources.items() for t in found}
+
+        def see(label: str, x: Any, tensor: Tensor | None) -> Any:
+            if tensor is None or measured.get(tensor) == label:
+                watch(label, x)
+            return x
+
+        return self.walk(inputs, see, False)
+
+    def walk(
+        self, inputs: Any, rounded: Callable[[str, Any, Tensor | None], Any], training: bool | None
+    ) -> Any:
+        """Runs the model's graph, giving every tensor with a grid to a function.
+
+        Args:
+            inputs: The structure that the float model takes.
+            rounded: What to put in place of a tensor: a function of the label of its grid, the
+                tensor, and where it is in the graph (None: within a layer).
+            training: As for the float model.
+
+        Returns:
+            The structure of outputs of the float model.
+        """
+        graph, plan = self.plan.graph, self.plan
+        if not graph.nodes:
+            return self.float_model(inputs, training=training)
+        values: dict[Tensor, Any] = {}
+        leaves = keras.tree.flatten(inputs)
+        for node in graph.nodes:
+            if node.operation is None:
+                results = [leaves[node.index]]
+            else:
+                results = self._run(node, values, rounded)
+            for output, value in enumerate(results):
+                tensor = Tensor(node.index, output)
+                if tensor in plan.rounded and _is_floating(value):
+                    value = rounded(plan.of_tensor[tensor], value, tensor)
+                values[tensor] = value
+        return filled(graph.outputs, values.__getitem__)
+
+    def _run(
+        self,
+        node: Node,
+        values: Mapping[Tensor, Any],
+        rounded: Callable[[str, Any, Tensor | None], Any],
+    ) -> list[Any]:
+        def read(tensor: Tensor) -> Any:
+            label = self.plan.requantized.get((node.index, tensor))
+            value = values[tensor]
+            return value if label is None else rounded(label, value, tensor)
+
+        args, kwargs = filled(node.args, read), filled(node.kwargs, read)
+        hidden = {
+            where: label
+            for (index, where), label in self.plan.hidden.items()
+            if index == node.index
+        }
+        with _rounding_inside(node.operation, hidden, rounded) as function:
+            return list(keras.tree.flatten(function(*args, **kwargs)))
+
+    def _round(self, label: str, x: Any, tensor: Tensor | None) -> Any:
+        return self.quantizer_of(label)(x)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "float_model": _uncompiled(keras.saving.serialize_keras_object(self.float_model)),
+            "scheme": keras.saving.serialize_keras_object(self.scheme),
+            "layers": {
+                name: keras.saving.serialize_keras_object(scheme)
+                for name, scheme in self.settings.own.items()
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> QuantizedModel:
+        """A layer from its config; Keras then loads the weights and ranges.
+
+        Args:
+            config: What `get_config` gave.
+        """
+        config = dict(config)
+        for name in ("float_model", "scheme"):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        config["layers"] = {
+            name: keras.saving.deserialize_keras_object(scheme)
+            for name, scheme in config["layers"].items()
+        }
+        return cls(**config)
+
+
+def _plan(model: Any, settings: Settings) -> Plan:
+    if is_graph(model):
+        return plan_graph(model, graph_of(model), settings.scheme_of)
+    return Plan(Graph([], None, None), weights=plan_weights(model, settings.scheme_of))
+
+
+def _weight_quantizer(weight: Weight, number: int) -> WeightQuantizer:
+    quantizer = WeightQuantizer(weight.kind, label=weight.label, name=f"grid_{number}")
+    quantizer.watch(weight.variable)
+    return quantizer
+
+
+def _activation_quantizer(activation: Activation, number: int) -> Quantizer:
+    name, label, scheme = f"grid_{number}", activation.label, activation.scheme
+    if activation.fixed is not None:
+        scale, zero = activation.fixed
+        return FixedQuantizer(activation.kind, scale=scale, zero_point=zero, label=label, name=name)
+    return ActivationQuantizer(
+        activation.kind,
+        label=label,
+        ranges=scheme.ranges,
+        momentum=scheme.momentum,
+        frozen_after=scheme.frozen_after,
+        name=name,
+    )
+
+
+def _is_floating(x: Any) -> bool:
+    return "float" in keras.backend.standardize_dtype(x.dtype)
+
+
+@contextmanager
+def _rounding_inside(
+    operation: Any,
+    hidden: Mapping[str, str],
+    rounded: Callable[[str, Any, Tensor | None], Any],
+) -> Iterator[Callable[..., Any]]:
+    """What to call in place of an operation, so that tensors within it are rounded too."""
+    activation: Any = getattr(operation, "activation", None)
+    held = "call" in vars(operation) if hidden else False
+    original: Any = operation.call if hidden else None
+    try:
+        if "activation" in hidden:
+            operation.activation = lambda x: activation(rounded(hidden["activation"], x, None))
+        if "depthwise" in hidden:
+            operation.call = lambda x, *_, **__: _separable(
+                operation, x, lambda y: rounded(hidden["depthwise"], y, None)
+            )
+        yield operation
+    finally:
+        if "activation" in hidden:
+            operation.activation = activation
+        if "depthwise" in hidden and held:
+            operation.call = original
+        elif "depthwise" in hidden:
+            del operation.call
+
+
+def _separable(layer: Any, x: Any, between: Callable[[Any], Any]) -> Any:
+    """A separable convolution in its two steps, as the layer says."""
+    shared = {"padding": layer.padding, "data_format": layer.data_format}
+    strides = layer.strides if isinstance(layer.strides, int) else tuple(layer.strides)
+    rate = layer.dilation_rate
+    # A causal 1-D convolution pads in front, then is valid.
+    if layer.padding == "causal":
+        x, shared["padding"] = ops.pad(x, _causal_padding(layer)), "valid"
+    y = ops.depthwise_conv(x, layer.depthwise_kernel, strides, dilation_rate=rate, **shared)
+    shared["padding"] = "valid"
+    y = ops.conv(between(y), layer.pointwise_kernel, 1, dilation_rate=1, **shared)
+    if layer.use_bias:
+        shape = [1] * len(y.shape)
+        shape[-1 if layer.data_format == "channels_last" else 1] = -1
+        y = y + ops.reshape(layer.bias, shape)
+    return y if layer.activation is None else layer.activation(y)
+
+
+def _causal_padding(layer: Any) -> list[list[int]]:
+    reach = int(layer.dilation_rate[0]) * (int(layer.kernel_size[0]) - 1)
+    steps = [[reach, 0], [0, 0]]
+    return [[0, 0], *(steps if layer.data_format == "channels_last" else steps[::-1])]
+
+
+def _uncompiled(config: Any) -> Any:
+    """A model's config without what it was compiled with: another model is going to be trained."""
+    if isinstance(config, dict):
+        return {k: _uncompiled(v) for k, v in config.items() if k != "compile_config"}
+    if isinstance(config, list):
+        return [_uncompiled(item) for item in config]
+    return config

@@ -1,0 +1,314 @@
+"""The layer through which a quantized tensor passes: one for each grid of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from sentei.core.errors import SenteiError
+from sentei.quantization import grid as grids
+from sentei.quantization.grid import Grid, Kind
+
+RANGES = ("fixed", "moving", "learned")
+
+
+@keras.saving.register_keras_serializable("sentei")
+class Quantizer(keras.layers.Layer):
+    """Rounds a tensor to its grid: simulates integers in floating point.
+
+    There is one object per grid: tensors that must have the same scale (a max pooling's input and
+    output, all inputs of a concatenation) pass through the same object.
+
+    Attributes:
+        kind: The sort of grid.
+        label: The tensor's name in the model, for reports.
+        emit: When set, what a call returns instead of simulating: a function of the tensor and
+            the concrete `Grid`. Export sets it for the time of tracing.
+        identity: When true, a call returns the tensor as it is.
+    """
+
+    def __init__(self, kind: Kind | dict[str, Any], *, label: str = "", **kwargs: Any) -> None:
+        """Makes a quantizer.
+
+        Args:
+            kind: The sort of grid.
+            label: The tensor's name, for reports.
+            **kwargs: Keras' own.
+        """
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(autocast=False, **kwargs)
+        self.kind = kind if isinstance(kind, Kind) else Kind(**kind)
+        self.label = label
+        self.emit: Callable[[Any, Grid], Any] | None = None
+        self.identity = False
+        self.supports_masking = True
+
+    def call(self, x: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """The tensor on its grid.
+
+        Args:
+            x: A floating tensor.
+            training: Whether ranges may move.
+            mask: Keras' mask of the tensor, if it has one: masked steps are not observed.
+        """
+        if self.identity:
+            return x
+        if self.emit is not None:
+            return self.emit(x, self.grid())
+        return self.simulate(x, training, mask)
+
+    def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
+        """What a call returns when nothing else is asked for; see `call`."""
+        raise NotImplementedError
+
+    def grid(self) -> Grid:
+        """The concrete grid, from the current variables; also while a model is traced."""
+        raise NotImplementedError
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The input's."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), "kind": asdict(self.kind), "label": self.label}
+
+
+@keras.saving.register_keras_serializable("sentei")
+class WeightQuantizer(Quantizer):
+    """The quantizer of a weight: its range is that of the weight's current numbers.
+
+    Nothing is learned or observed. Zeros stay zeros, for the grid is symmetric.
+    """
+
+    _read: Callable[[], Any] | None = None
+
+    def watch(self, variable: Any) -> None:
+        """Says whose numbers make the grid.
+
+        Args:
+            variable: The Keras variable.
+        """
+        # In a function: as an attribute, Keras would count the variable as this layer's own.
+        self._read = lambda: variable
+
+    @property
+    def variable(self) -> Any:
+        """The Keras variable that is quantized."""
+        if self._read is None:
+            raise SenteiError(f"Quantizer {self.label!r} has no weight: call watch(variable).")
+        return self._read()
+
+    def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
+        """See `call`."""
+        values = ops.cast(self.variable.value, "float32")
+        low, high = grids.extremes(ops.stop_gradient(values), self.kind)
+        scale, zero = grids.numbers(low, high, self.kind)
+        rounded = grids.fake_quantize(ops.cast(x, "float32"), scale, zero, self.kind)
+        return ops.cast(rounded, x.dtype)
+
+    def grid(self) -> Grid:
+        """See the base class."""
+        return self.grid_of(_concrete(self.variable))
+
+    def grid_of(self, value: np.ndarray) -> Grid:
+        """The grid that the weight would have with other numbers.
+
+        Args:
+            value: The numbers, of the weight's shape.
+        """
+        low, high = grids.extremes(np.asarray(value, np.float32), self.kind, np)
+        return _grid(low, high, self.kind)
+
+
+@keras.saving.register_keras_serializable("sentei")
+class ActivationQuantizer(Quantizer):
+    """The quantizer of an activation: its range is calibrated, and may go on moving in training.
+
+    Until it has a range, it returns the tensor as it is (and observes it in training if `ranges`
+    is `"moving"`).
+
+    Attributes:
+        ranges: What training does with the range: `"fixed"`: nothing; `"moving"`: it follows the
+            batches' extremes; `"learned"`: by gradient.
+        momentum: How much of the old range a moving one keeps at each step.
+        frozen_after: After how many steps a moving range stays as it is; None: never.
+    """
+
+    def __init__(
+        self,
+        kind: Kind | dict[str, Any],
+        *,
+        label: str = "",
+        ranges: str = "fixed",
+        momentum: float = 0.99,
+        frozen_after: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Makes a quantizer without a range yet.
+
+        Args:
+            kind: The sort of grid.
+            label: The tensor's name, for reports.
+            ranges: `"fixed"`, `"moving"` or `"learned"`.
+            momentum: Of a moving range, between 0 and 1.
+            frozen_after: See the class.
+            **kwargs: Keras' own.
+
+        Raises:
+            SenteiError: An argument is out of its bounds.
+        """
+        super().__init__(kind, label=label, **kwargs)
+        if ranges not in RANGES:
+            raise SenteiError(f"`ranges` must be one of {RANGES}. Received: ranges={ranges!r}.")
+        if not 0.0 <= momentum < 1.0:
+            raise SenteiError(f"`momentum` must be in [0, 1). Received: momentum={momentum}.")
+        self.ranges, self.momentum, self.frozen_after = ranges, momentum, frozen_after
+        self.low = self._variable("low", trainable=ranges == "learned")
+        self.high = self._variable("high", trainable=ranges == "learned")
+        # How many batches the range has seen; calibration counts as one. 0: there is no range.
+        self.seen = self._variable("seen", trainable=False)
+        self.built = True
+
+    def _variable(self, name: str, trainable: bool) -> Any:
+        return self.add_weight(shape=(1,), initializer="zeros", trainable=trainable, name=name)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Does nothing: the variables exist already."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether there is a range."""
+        return bool(_concrete(self.seen)[0] > 0)
+
+    def set_range(self, low: float, high: float) -> None:
+        """Calibrates.
+
+        Args:
+            low: The lowest number to be represented.
+            high: The highest.
+
+        Raises:
+            SenteiError: They are not finite, or in the wrong order.
+        """
+        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+            raise SenteiError(f"{self.label!r} cannot have the range {low} to {high}.")
+        self.low.assign(np.full(1, low, "float32"))
+        self.high.assign(np.full(1, high, "float32"))
+        self.seen.assign(np.ones(1, "float32"))
+
+    def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
+        """See `call`."""
+        full = ops.cast(x, "float32")
+        if training and self.ranges == "moving":
+            self._observe(ops.stop_gradient(full), mask)
+        low, high = self.low.value, self.high.value
+        if self.ranges == "learned":
+            low, high = (_slowed(end, full, self.kind) for end in (low, high))
+        scale, zero = grids.numbers(low, high, self.kind)
+        rounded = grids.fake_quantize(full, scale, ops.stop_gradient(zero), self.kind)
+        return ops.cast(ops.where(self.seen.value[0] > 0, rounded, full), x.dtype)
+
+    def _observe(self, x: Any, mask: Any) -> None:
+        """Moves the range towards the batch's extremes.
+
+        An exponential moving average without a bias towards its start: the n-th batch has the
+        weight `max(1 - momentum, 1 / n)`, so the first ones are averaged evenly.
+        """
+        if mask is not None:
+            mask = ops.reshape(mask, (*mask.shape, *[1] * (len(x.shape) - len(mask.shape))))
+            x = ops.where(mask, x, 0.0)  # every range holds 0 anyway
+        seen = self.seen.value
+        weight = ops.maximum(1.0 - self.momentum, 1.0 / (seen + 1.0))
+        if self.frozen_after is not None:
+            weight = ops.where(seen > self.frozen_after, 0.0, weight)
+        for end, value in ((self.low, ops.min(x)), (self.high, ops.max(x))):
+            end.assign(end.value + weight * (value - end.value))
+        self.seen.assign(seen + 1.0)
+
+    def grid(self) -> Grid:
+        """See the base class.
+
+        Raises:
+            SenteiError: It is not calibrated.
+        """
+        if not self.calibrated:
+            raise SenteiError(
+                f"The activation {self.label!r} has no range yet. Calibrate the model: "
+                "sentei.quantization.calibrate(qmodel, samples)."
+            )
+        return _grid(_concrete(self.low), _concrete(self.high), self.kind)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        names = ("ranges", "momentum", "frozen_after")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable("sentei")
+class FixedQuantizer(Quantizer):
+    """The quantizer of an operation whose output grid LiteRT prescribes: softmax, tanh, sigmoid."""
+
+    def __init__(
+        self,
+        kind: Kind | dict[str, Any],
+        *,
+        scale: float,
+        zero_point: int,
+        label: str = "",
+        **kwargs: Any,
+    ) -> None:
+        """Makes a quantizer.
+
+        Args:
+            kind: The sort of grid.
+            scale: The step.
+            zero_point: The integer of 0.
+            label: The tensor's name, for reports.
+            **kwargs: Keras' own.
+        """
+        super().__init__(kind, label=label, **kwargs)
+        self.scale, self.zero_point = scale, zero_point
+
+    def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
+        """See `call`."""
+        scale = ops.convert_to_tensor(np.full(1, self.scale, "float32"))
+        zero = ops.convert_to_tensor(np.full(1, self.zero_point, "float32"))
+        rounded = grids.fake_quantize(ops.cast(x, "float32"), scale, zero, self.kind)
+        return ops.cast(rounded, x.dtype)
+
+    def grid(self) -> Grid:
+        """See the base class."""
+        scale, zero = np.full(1, self.scale, np.float32), np.full(1, self.zero_point, np.int64)
+        return Grid(self.kind, scale, zero)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), "scale": self.scale, "zero_point": self.zero_point}
+
+
+def _concrete(variable: Any) -> np.ndarray:
+    """A variable's own numbers, also inside a scope or trace that shows others in its place."""
+    with keras.StatelessScope():
+        return np.asarray(ops.convert_to_numpy(variable.value), np.float32)
+
+
+def _grid(low: np.ndarray, high: np.ndarray, kind: Kind) -> Grid:
+    scale, zero = grids.numbers(np.float32(low), np.float32(high), kind, np)
+    return Grid(kind, np.asarray(scale, np.float32), np.asarray(zero, np.int64))
+
+
+def _slowed(end: Any, x: Any, kind: Kind) -> Any:
+    """A range's end with its gradient scaled as in LSQ: `g = 1 / sqrt(N * Q_high)`.
+
+    Esser et al. 2020 (arXiv:1902.08153), section 2.2: the gradients of N numbers add up in one
+    step size, which would otherwise move far faster than the weights do.
+    """
+    count = ops.cast(ops.size(x), "float32") * float(kind.high)
+    factor = 1.0 / ops.sqrt(count)
+    return end * factor + ops.stop_gradient(end * (1.0 - factor))
