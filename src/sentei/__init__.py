@@ -17,6 +17,7 @@ _HOME = {
     "strip": "sentei.core.install",
     "export": "sentei.litert.export",
     "benchmark": "sentei.litert.benchmarking",
+    "diagnose": "sentei.litert.doctor",
     "inspect": "sentei.litert.inspect",
     "pack": "sentei.codec.packing",
     "unpack": "sentei.codec.unpacking",

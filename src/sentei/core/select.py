@@ -12,6 +12,7 @@ import keras
 from keras import layers as kl
 
 from sentei.core.errors import SenteiError
+from sentei.core.policies import resolve
 
 Layers = None | str | Iterable[str] | Mapping[str, Any] | Callable[[Any], Any]
 
@@ -178,6 +179,7 @@ def select(
 
             - `None`: every layer of the default kinds;
             - a name or a list of names: only these layers;
+            - `"xnnpack"`: only the layers that XNNPACK will run sparse (`sentei.diagnose`);
             - a dict from name to setting: these layers get their own setting, all others the
               default; `None` as a setting leaves a layer alone. The first entry that fits counts;
             - a function of the layer, as the model or block lists it (an LSTM, not its cell):
@@ -197,7 +199,7 @@ def select(
         SenteiError: when a name fits no layer.
     """
     index = {id(variable): i for i, variable in enumerate(model.trainable_variables)}
-    choose = _Choice(layers)
+    choose = _Choice(resolve(layers, model))
     selected: dict[int, Selected] = {}
     skipped: dict[int, Skipped] = {}
     for layer, holders in sublayers(model):

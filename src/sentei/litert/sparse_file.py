@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sentei.core.errors import ExportMismatch, UnsupportedModel
+from sentei.core.errors import ExportError, ExportMismatch, UnsupportedModel
+from sentei.litert import flatbuffer
 from sentei.litert.runtime import Kernels, Runner
 from sentei.litert.sparsify import Sparse, Stored, sparsify
 from sentei.litert.verify import TOLERANCE
+from sentei.litert.xnnpack.clusters import find_clusters
+from sentei.litert.xnnpack.nodes import Graph, read_graph
 
 _SEED = 0
 _TOLERANCES: dict[Kernels, float] = {"builtin": 0.0, "xnnpack": TOLERANCE}
@@ -24,9 +27,11 @@ def store_sparse(path: Path, sparse: Sparse) -> Stored | None:
         sparse: As for `sparsify`.
 
     Returns:
-        What was done, or None when the file is as it was.
+        What was done, or None when the file is as it was: there is nothing to gain, or XNNPACK
+        would compute wrong numbers (`Cluster.cut`) on processors where it runs sparse.
 
     Raises:
+        ExportError: `sparse` is True, but XNNPACK would compute wrong numbers.
         SenteiError: `sparse` is True, but no weight can be stored sparse.
         ExportMismatch: The sparse file does not compute the same bits, or does not run.
     """
@@ -37,9 +42,18 @@ def store_sparse(path: Path, sparse: Sparse) -> Stored | None:
     if made is None:
         return None
     content, stored = made
+    wrong = [c for c in find_clusters(_graph(content)).clusters if c.goes_wrong]
+    if wrong and sparse == "auto":
+        return None
+    if wrong:
+        raise ExportError(f"The weights must not be stored sparse: {wrong[0].cut_reason()}")
     require_identical(dense, content)
     path.write_bytes(content)
     return stored
+
+
+def _graph(content: bytes) -> Graph:
+    return read_graph(flatbuffer.parse(content).subgraphs[0])
 
 
 def require_identical(dense: bytes, sparse: bytes) -> None:

@@ -4,6 +4,7 @@ from sentei.core.schedule import ConstantSparsity, PolynomialDecay, Schedule
 from sentei.sparsity.log import Log
 from sentei.sparsity.patterns import Block, Element, NofM, Pattern
 from sentei.sparsity.prune import prune, pruning
+from sentei.sparsity.ready import xnnpack_ready
 from sentei.sparsity.report import report
 from sentei.sparsity.rule import Pruning
 
@@ -20,4 +21,5 @@ __all__ = [
     "prune",
     "pruning",
     "report",
+    "xnnpack_ready",
 ]

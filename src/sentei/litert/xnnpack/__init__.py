@@ -1,0 +1,1 @@
+"""When XNNPACK, the runtime's library for processors, computes with sparse weights."""
