@@ -431,3 +431,22 @@ def test_a_mobilenet_with_80_percent_zeros_is_at_most_58_percent(tmp_path, only)
     require_same_bits(
         (tmp_path / "False.tflite").read_bytes(), (tmp_path / "auto.tflite").read_bytes()
     )
+
+
+def test_float16_weights_are_stored_sparse_after_they_are_halved(tmp_path):
+    model = small_model()
+    reports = {
+        s: sentei.export(model, tmp_path / f"{s}.tflite", quantize="float16", sparse=s)
+        for s in ("auto", False)
+    }
+    assert reports["auto"].sparse.weights == 3
+    assert {t.dtype for t in stored_sparse((tmp_path / "auto.tflite").read_bytes())} == {"float16"}
+    require_same_bits(
+        (tmp_path / "False.tflite").read_bytes(), (tmp_path / "auto.tflite").read_bytes()
+    )
+
+
+def test_weights_of_a_dynamic_range_file_cannot_be_sparse(tmp_path):
+    with pytest.raises(SenteiError, match="no weight can be stored sparse"):
+        sentei.export(small_model(), tmp_path / "m.tflite", quantize="dynamic", sparse=True)
+    assert not list(tmp_path.iterdir())

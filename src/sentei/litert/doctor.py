@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -18,17 +17,12 @@ from sentei.core.select import require_built, sublayers
 from sentei.litert import flatbuffer
 from sentei.litert.diagnosis import Diagnosis, OperatorReport
 from sentei.litert.flatmodel import FlatModel
+from sentei.litert.labels import labels
 from sentei.litert.xnnpack.clusters import Cluster, Found, Obstacle, find_clusters
 from sentei.litert.xnnpack.nodes import Graph, Node, read_graph
 from sentei.litert.xnnpack.rules import Role, Verdict
 
 TARGETS = ("xnnpack",)
-_WITH_KERNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-# The names that the exporter gives: `jit(forward)/model/layer/primitive`, several joined by ";",
-# or `serving_default_layer_output` for what the graph gives back.
-_OUTPUT = re.compile(r"(?:serving_default|StatefulPartitionedCall)_(.+)_output")
-_PRODUCT = re.compile(r"/(conv|dot)_general\w*$")
-_TRACED = "jit(forward)/"
 _ENDS = "a global average (or another mean or sum over a 4-D tensor), or DEPTH_TO_SPACE"
 # From this share of the counted weights on, dense layers left unpruned would spoil 80 % sparsity.
 _TELLING_SHARE = 1 / 6
@@ -125,7 +119,7 @@ def _diagnose_model(model: Any, target: str, signature: Any) -> Diagnosis:
 def _diagnose_file(
     model: FlatModel, name: str, target: str, layers: Mapping[str, Any]
 ) -> Diagnosis:
-    graph = read_graph(model.subgraphs[0], _labels(model, layers))
+    graph = read_graph(model.subgraphs[0], labels(model, layers))
     found = find_clusters(graph)
     member = {node.operator: number for number, c in enumerate(found.clusters) for node in c.nodes}
     return Diagnosis(
@@ -197,33 +191,3 @@ def _to_prune(clusters: Iterable[Cluster]) -> list[str]:
         small = in_dense < _TELLING_SHARE * cluster.parameters
         names |= {node.label: None for node in counted if not (small and node in dense)}
     return list(names)
-
-
-def _labels(model: FlatModel, layers: Mapping[str, Any]) -> dict[int, str]:
-    """What to call each operator: the Keras layer it comes from, or a short form of its output."""
-    graph = model.subgraphs[0]
-    outputs = {index: name for s in model.signatures for name, index in s.outputs.items()}
-    labels = {}
-    for place, op in enumerate(graph.operators):
-        index = op.outputs[0]
-        names = [graph.tensors[index].name]
-        if index in outputs:
-            names.append(outputs[index])
-        labels[place] = _label(names, op.name, layers)
-    return labels
-
-
-def _label(names: list[str], kind: str, layers: Mapping[str, Any]) -> str:
-    pieces = [_OUTPUT.sub(r"\1", part) for name in names for part in name.split(";")]
-    parts = [part for piece in pieces for part in piece.split("/")]
-    known = [part for part in parts if part in layers]
-    if kind in _WITH_KERNEL:
-        known = [part for part in known if layers[part].weights] or known
-    if known:
-        return known[-1] if kind in _WITH_KERNEL else known[0]
-    # What is fused into an operator is named before the operator itself.
-    ours = [piece for piece in pieces if piece.startswith(_TRACED)]
-    products = [piece for piece in ours if _PRODUCT.search(piece)]
-    piece = products[-1] if products and kind in _WITH_KERNEL else pieces[0]
-    short = piece.removeprefix(_TRACED).split("/")
-    return "/".join(short[1:-1] if ours and len(short) > 2 else short) or names[0]

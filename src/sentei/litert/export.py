@@ -102,7 +102,7 @@ def export(
     check_sparse(sparse)
     if quantize in SCHEMES:
         model, quantize = _quantized(model, quantize, calibration), None
-    mode = _check_mode(quantize, sparse)
+    mode = _check_mode(quantize)
     quantizers = quantizers_of(model)
     _check_ends(io, bool(quantizers), quantize)
     pinned = signature_of(model, signature, batch_size)
@@ -114,7 +114,7 @@ def export(
         start = perf_counter()
         if io == "int8":
             temporary.write_bytes(integer_ends(temporary.read_bytes()))
-        stored = store_sparse(temporary, sparse if quantize is None else False)
+        stored = store_sparse(temporary, sparse) if quantize is None else None
         lowered.seconds["convert"] += perf_counter() - start
         start = perf_counter()
         expected = [predictions(model, fixed, samples) for fixed, samples in trials]
@@ -129,6 +129,7 @@ def export(
         if quantize is not None and mode is not None:
             start = perf_counter()
             temporary.write_bytes(quantized_bytes(temporary.read_bytes(), quantize))
+            stored = store_sparse(temporary, sparse)
             runner = _load(temporary, lowered)
             verification = _verify(runner, trials, expected, mode.tolerance)
             seconds["quantize"] = perf_counter() - start
@@ -229,14 +230,9 @@ def _check_batch(batch_size: Any) -> None:
         )
 
 
-def _check_mode(quantize: str | None, sparse: Sparse) -> Mode | None:
+def _check_mode(quantize: str | None) -> Mode | None:
     if quantize is None:
         return None
-    if sparse is True:
-        raise SenteiError(
-            f"`sparse=True` and `quantize={quantize!r}` exclude each other: the quantizer reads "
-            "dense weights only. Choose one of them."
-        )
     if quantize not in STORAGE_MODES:
         raise SenteiError(
             f"`quantize` must be None or one of {[*SCHEMES, *STORAGE_MODES]}. "

@@ -8,6 +8,7 @@ import numpy as np
 
 from sentei.core.errors import ExportError, ExportMismatch, UnsupportedModel
 from sentei.litert import flatbuffer
+from sentei.litert.labels import labels
 from sentei.litert.runtime import Kernels, Runner
 from sentei.litert.sparsify import Sparse, Stored, sparsify
 from sentei.litert.verify import TOLERANCE
@@ -53,7 +54,8 @@ def store_sparse(path: Path, sparse: Sparse) -> Stored | None:
 
 
 def _graph(content: bytes) -> Graph:
-    return read_graph(flatbuffer.parse(content).subgraphs[0])
+    model = flatbuffer.parse(content)
+    return read_graph(model.subgraphs[0], labels(model))
 
 
 def require_identical(dense: bytes, sparse: bytes) -> None:

@@ -48,8 +48,9 @@ def prune(
         layers: which layers, and their own final sparsities: `None` (kernels of Dense,
             EinsumDense, convolutions and their transposes, pointwise kernels, embeddings,
             attention projections, recurrent layers; not biases, norms or depthwise kernels), a
-            list of names (only these), `"xnnpack"` (only the 1x1 convolutions that XNNPACK will run
-            sparse, and a dense layer whose weights count with theirs: `sentei.diagnose`), a dict such as `{"conv_1": 0.5, r"block_.*": 0.9,
+            list of names (only these), `"xnnpack"` (only the 1x1 convolutions that XNNPACK will
+            run sparse, and a dense layer that is large enough to tip the balance, for its weights
+            count too: `sentei.diagnose`), a dict such as `{"conv_1": 0.5, r"block_.*": 0.9,
             "head": None}` (these their own way, all others by the schedule), or a function of
             the layer that returns a sparsity, True, or None. Names may be regular expressions. A
             layer with its own target follows the schedule's curve, scaled to it.

@@ -31,7 +31,7 @@ def xnnpack_ready(model: Any, *, swish: str | None = None) -> Any:
         model: a built Functional or Sequential model, which is not changed; models in it are
             rewritten too.
         swish: an activation to put in the place of swish, such as `"hard_swish"` or `"relu6"`. By
-            default it stays: XNNPACK has had it in its sparse parts since 2023, older ones have not.
+            default it stays: XNNPACK runs it (as a sigmoid and a product) in its sparse parts.
 
     Returns:
         A new model, not compiled, with the same layer names and weights.
