@@ -13,6 +13,7 @@ _HOME = {
     "Projected": "sentei.core.project",
     "prune": "sentei.sparsity.prune",
     "cluster": "sentei.clustering.cluster",
+    "preserve": "sentei.keep",
     "quantize": "sentei.quantization.quantize",
     "strip": "sentei.core.install",
     "export": "sentei.litert.export",

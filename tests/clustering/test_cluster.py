@@ -316,6 +316,53 @@ def test_pruning_goes_on_under_clusters():
     assert step[0] == STEPS
 
 
+def test_a_cluster_that_loses_members_to_pruning_moves_by_the_mean_of_the_others():
+    model = keras.Sequential([keras.Input((8,)), kl.Dense(16, use_bias=False)])
+    kernel = np.repeat(np.float32([-2.0, 1.0, 3.0, 4.0]), 32).reshape(8, 16)
+    model.layers[0].kernel.assign(kernel)
+    rules = [
+        sentei.sparsity.pruning(model, ConstantSparsity(0.125)),  # 16 of the 32 at 1.0
+        clustering(model, 5),
+    ]
+    optimizer = sentei.Projected(keras.optimizers.SGD(0.01), rules)
+    optimizer.build(model.trainable_variables)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.layers[0].kernel), kernel)
+    given = [np.random.default_rng(i).normal(size=kernel.shape).astype("float32") for i in (0, 1)]
+    optimizer.apply([ops.convert_to_tensor(given[0])], model.trainable_variables)
+    between = ops.convert_to_numpy(model.layers[0].kernel)
+    optimizer.apply([ops.convert_to_tensor(given[1])], model.trainable_variables)
+    after = ops.convert_to_numpy(model.layers[0].kernel)
+    left = between != 0
+    assert left.sum() == 112 and np.all(kernel[~left] == 1.0)
+    np.testing.assert_array_equal(after != 0, left)
+    for value in (-2.0, 1.0, 3.0, 4.0):
+        members = left & (kernel == value)
+        first = value - 0.01 * given[0][kernel == value].mean()
+        np.testing.assert_allclose(between[members], first, rtol=1e-5)
+        np.testing.assert_allclose(after[members], first - 0.01 * given[1][members].mean(), 1e-5)
+
+
+def test_averages_are_the_average_of_each_cluster():
+    model = keras.Sequential([keras.Input((16,)), kl.Dense(16, use_bias=False)])
+    inner = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
+    rule = clustering(model, 4)
+    optimizer = sentei.Projected(inner, [rule])
+    optimizer.build(model.trainable_variables)
+    # Keras takes the first average as it is.
+    optimizer.apply([ops.ones((16, 16))], model.trainable_variables)
+    (average,) = [v for v in inner.variables if v.name.endswith("_average")]
+    dense = np.random.default_rng(0).normal(size=(16, 16)).astype("float32")
+    average.assign(dense)  # as it stands when clustering begins in mid-training
+    optimizer.apply([ops.ones((16, 16))], model.trainable_variables)
+    weights = ops.convert_to_numpy(model.layers[0].kernel)
+    found, indices = ops.convert_to_numpy(average), ops.convert_to_numpy(rule.indices[0])
+    for k in range(4):
+        here = indices == k
+        assert len(np.unique(found[here])) == 1
+        expected = 0.9 * dense[here].mean() + 0.1 * weights[here].mean()
+        np.testing.assert_allclose(found[here][0], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_without_preserving_zeros_move_with_their_cluster():
     model = keras.Sequential([keras.Input((8,)), kl.Dense(8, use_bias=False)])
     model.layers[0].kernel.assign(np.where(np.eye(8) > 0, 1.0, 0.0))

@@ -53,7 +53,8 @@ def cluster(
         per_channel: each output channel has clusters of its own. A tensor whose channels hold
             fewer than 4n weights each is clustered as a whole all the same (so its channels hold
             at most n distinct values, too).
-        preserve_sparsity: weights that are zero stay exactly zero.
+        preserve_sparsity: clustered weights that are zero stay exactly zero. (Zeros of a tensor
+            too small to be clustered are kept by `sentei.preserve`.)
         layers: which layers, and their own n: `None` (as in `sentei.prune`), a list of names
             (only these), a dict such as `{"conv_1": 64, "block_.*": 16, "head": None}`, or a
             function of the layer that returns n, True, or None. A custom layer can list what may
@@ -135,8 +136,12 @@ def clustering(
         clustered = _clustered(chosen, n, per_channel)
         size = math.prod(chosen.weight.shape)
         if size < WEIGHTS_A_CLUSTER * clustered.n:
-            reason = f"{size} weights: fewer than {WEIGHTS_A_CLUSTER} for each of {clustered.n}"
-            skipped.append((chosen.weight.path, f"{reason} clusters"))
+            reason = (
+                f"{size} weights: fewer than {WEIGHTS_A_CLUSTER} for each of {clustered.n} clusters"
+            )
+            if preserve_sparsity:
+                reason += "; zeros in it are not kept (sentei.preserve keeps them)"
+            skipped.append((chosen.weight.path, reason))
         else:
             weights.append(clustered)
     if not weights:

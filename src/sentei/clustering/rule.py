@@ -13,9 +13,10 @@ from keras import ops
 
 from sentei.clustering.centroids import Rate, begin, linear, method_named
 from sentei.clustering.groups import Groups
+from sentei.core.bind import bind, weight_from
 from sentei.core.errors import SenteiError
 from sentei.core.project import Projection, Tensors, advance
-from sentei.core.select import Axes, Weight
+from sentei.core.select import Weight
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,7 @@ class Clustering(Projection):
             SenteiError: when the variables are not those the rule was made for.
         """
         self._optimizer = optimizer
-        self._variables = {p: variables[p] for p in self.positions if p < len(variables)}
-        self._check_variables(len(variables))
+        self._variables = bind("clustering", [c.weight for c in self.weights], variables)
         earlier = itertools.takewhile(
             lambda rule: rule is not self, getattr(optimizer, "projections", ())
         )
@@ -213,7 +213,10 @@ class Clustering(Projection):
         init = config.pop("init")
         if isinstance(init, dict):
             init = keras.saving.deserialize_keras_object(init)
-        weights = [_clustered_weight(saved) for saved in config.pop("weights")]
+        weights = [
+            ClusteredWeight(weight_from(saved["weight"]), saved["n"], saved["per_channel"])
+            for saved in config.pop("weights")
+        ]
         return cls(weights, init, **config, fresh=False)
 
     # -- what stays zero --------------------------------------------------------------------------
@@ -308,19 +311,6 @@ class Clustering(Projection):
             self.errors.assign(errors)
             self._variables[p].assign(snapped)
 
-    def _check_variables(self, count: int) -> None:
-        for clustered in self.weights:
-            weight = clustered.weight
-            variable = self._variables.get(weight.index)
-            if variable is None or tuple(variable.shape) != tuple(weight.shape):
-                has = "no such variable" if variable is None else f"shape {tuple(variable.shape)}"
-                raise SenteiError(
-                    f"The clustering rule expects {weight.path}, of shape {weight.shape}, as "
-                    f"trainable variable {weight.index} of {count}, but the optimizer was given "
-                    f"{has}. Layers were frozen or changed since the rule was made: make it "
-                    "again, on the model as it is now."
-                )
-
 
 def not_finite(path: str) -> SenteiError:
     """The error for a weight with NaN or infinite values."""
@@ -340,12 +330,3 @@ def _relative_error(values: np.ndarray, snapped: np.ndarray) -> float:
 def _tensor(variable: Any) -> Any:
     """The variable's value; on PyTorch outside the gradient's graph."""
     return ops.stop_gradient(ops.convert_to_tensor(variable))
-
-
-def _clustered_weight(saved: dict[str, Any]) -> ClusteredWeight:
-    weight = dict(saved["weight"])
-    axes = Axes(**{name: tuple(value) for name, value in weight.pop("axes").items()})
-    shape = tuple(weight.pop("shape"))
-    return ClusteredWeight(
-        Weight(**weight, shape=shape, axes=axes), saved["n"], saved["per_channel"]
-    )

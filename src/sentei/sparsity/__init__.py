@@ -1,6 +1,7 @@
 """Pruning: which weights go, when, in which pattern."""
 
 from sentei.core.schedule import ConstantSparsity, PolynomialDecay, Schedule
+from sentei.sparsity.kept import KeptZeros
 from sentei.sparsity.log import Log
 from sentei.sparsity.patterns import Block, Element, NofM, Pattern
 from sentei.sparsity.prune import prune, pruning
@@ -12,6 +13,7 @@ __all__ = [
     "Block",
     "ConstantSparsity",
     "Element",
+    "KeptZeros",
     "Log",
     "NofM",
     "Pattern",

@@ -10,10 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from sentei.core.bind import bind, weight_from
 from sentei.core.errors import SenteiError
 from sentei.core.project import Projection, Tensors, advance
 from sentei.core.schedule import Schedule
-from sentei.core.select import Axes, Weight
+from sentei.core.select import Weight
 from sentei.sparsity import scores
 from sentei.sparsity.patterns import Element, Pattern
 from sentei.sparsity.top import keep_best
@@ -102,8 +103,7 @@ class Pruning(Projection):
             SenteiError: when the variables are not those the rule was made for.
         """
         self._optimizer = optimizer
-        self._variables = {p: variables[p] for p in self.positions if p < len(variables)}
-        self._check_variables(len(variables))
+        self._variables = bind("pruning", [pruned.weight for pruned in self.weights], variables)
 
         def counter(name: str, value: int) -> Any:
             start = keras.initializers.Constant(value)
@@ -132,7 +132,7 @@ class Pruning(Projection):
         before = [ops.convert_to_tensor(variable) for variable in variables]
         # Under the mask that stands first: that pass melts into the optimizer's own, and a step
         # without an update has no other.
-        weights = [_masked(values[p], mask) for p, mask in zip(self.masks, before, strict=False)]
+        weights = [masked(values[p], mask) for p, mask in zip(self.masks, before, strict=False)]
         due = step >= before[-2]
         after = advance(due, lambda *state: self._updated(step, *state), [*weights, *before])
         for variable, old, new in zip(variables, before, after[len(weights) :], strict=True):
@@ -142,7 +142,7 @@ class Pruning(Projection):
 
     def restrict(self, position: int, value: Any) -> Any:
         """The value where the mask stands, zero elsewhere."""
-        return _masked(value, ops.convert_to_tensor(self.masks[position]))
+        return masked(value, ops.convert_to_tensor(self.masks[position]))
 
     def check(self) -> None:
         """Raises SenteiError when weights were not finite at an update, or are not now."""
@@ -171,7 +171,7 @@ class Pruning(Projection):
         load = keras.saving.deserialize_keras_object
         return cls(
             load(config["schedule"]),
-            [_pruned_weight(saved) for saved in config["weights"]],
+            [PrunedWeight(weight_from(w["weight"]), w["target"]) for w in config["weights"]],
             load(config["pattern"]),
             scores.from_config(config["criterion"]),
             config["scope"],
@@ -193,7 +193,7 @@ class Pruning(Projection):
             finite = [ops.all(ops.stack(finite))] * count
         # A weight that cannot be ranked keeps its mask; `check` raises.
         new = [ops.where(ok, n, o) for ok, n, o in zip(finite, new, old, strict=True)]
-        weights = [_masked(weight, mask) for weight, mask in zip(old_weights, new, strict=True)]
+        weights = [masked(weight, mask) for weight, mask in zip(old_weights, new, strict=True)]
         due = origin + self.schedule.update_after(done)
         return [*weights, *new, ops.cast(due, "int32"), ops.cast(bad, "int32")]
 
@@ -249,19 +249,6 @@ class Pruning(Projection):
             return pruned.target
         return min(sparsity * (pruned.target / final), np.nextafter(1.0, 0.0))
 
-    def _check_variables(self, count: int) -> None:
-        for pruned in self.weights:
-            weight = pruned.weight
-            variable = self._variables.get(weight.index)
-            if variable is None or tuple(variable.shape) != tuple(weight.shape):
-                has = "no such variable" if variable is None else f"shape {tuple(variable.shape)}"
-                raise SenteiError(
-                    f"The pruning rule expects {weight.path}, of shape {weight.shape}, as "
-                    f"trainable variable {weight.index} of {count}, but the optimizer was given "
-                    f"{has}. Layers were frozen or changed since the rule was made: make it "
-                    "again, on the model as it is now."
-                )
-
 
 def not_finite(path: str) -> SenteiError:
     """The error for a weight with NaN or infinite values."""
@@ -272,7 +259,7 @@ def not_finite(path: str) -> SenteiError:
     )
 
 
-def _masked(value: Any, mask: Any) -> Any:
+def masked(value: Any, mask: Any) -> Any:
     """The value where the mask is true, +0.0 elsewhere; on PyTorch `value` itself is changed."""
     # Not value * mask: that would keep NaN, and turn pruned negative weights into -0.0.
     if keras.backend.backend() != "torch":
@@ -282,10 +269,3 @@ def _masked(value: Any, mask: Any) -> Any:
     integer = _INTEGERS[keras.backend.standardize_dtype(value.dtype)]
     ops.view(value, integer).bitwise_and_(-ops.cast(ops.view(mask, "uint8"), integer))
     return value
-
-
-def _pruned_weight(saved: dict[str, Any]) -> PrunedWeight:
-    weight = dict(saved["weight"])
-    axes = Axes(**{name: tuple(value) for name, value in weight.pop("axes").items()})
-    shape = tuple(weight.pop("shape"))
-    return PrunedWeight(Weight(**weight, shape=shape, axes=axes), saved["target"])
