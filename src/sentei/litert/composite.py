@@ -28,11 +28,8 @@ def quantizers_of(model: Any) -> list[Any]:
     Args:
         model: Any built Keras model.
     """
-    try:
-        quantization = import_module("sentei.quantization")
-    except ModuleNotFoundError:
-        return []
-    return list(quantization.quantizers(model))
+    quantization = import_module("sentei.quantization")
+    return [quantizer for _, quantizer in quantization.quantizers(model)]
 
 
 def marked(

@@ -15,6 +15,7 @@ import numpy as np
 from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
 from sentei.core.files import replaced
 from sentei.core.select import require_built, sublayers
+from sentei.litert.biases import widened_biases
 from sentei.litert.composite import quantizers_of
 from sentei.litert.ends import integer_ends
 from sentei.litert.exporting_report import ExportReport
@@ -112,6 +113,8 @@ def export(
     with replaced(target) as temporary:
         lowered = lower(model, pinned, temporary)
         start = perf_counter()
+        if quantizers:
+            temporary.write_bytes(widened_biases(temporary.read_bytes()))
         if io == "int8":
             temporary.write_bytes(integer_ends(temporary.read_bytes()))
         stored = store_sparse(temporary, sparse) if quantize is None else None

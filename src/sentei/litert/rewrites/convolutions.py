@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from sentei.litert.rewrites.folding import is_marked
 from sentei.litert.rewrites.graph import Rule, Run, Step, Value, size
 from sentei.litert.rewrites.views import View, widened
 
@@ -25,7 +26,8 @@ def _convolution(step: Step, run: Run) -> Sequence[Any] | None:
         numbers = step.params["dimension_numbers"]
         arrays = widened(image, numbers.lhs_spec[2]), widened(kernel, numbers.rhs_spec[2])
     if any(dilation != 1 for dilation in params["lhs_dilation"]):
-        return [_transposed(*arrays, params, axis)]
+        # The converter turns the kernel of a TRANSPOSE_CONV, which it cannot do with integers.
+        return [_transposed(*arrays, params, axis, plain=is_marked(kernel))]
     if len(image.shape) == 5 and params["feature_group_count"] > 1:
         return [_grouped(*arrays, params)]
     return None if axis is None else [View(_convolved(*arrays, params), axis).shown()]
@@ -47,7 +49,9 @@ def _convolved(image: Any, kernel: Any, params: Mapping[str, Any]) -> Any:
     return lax.conv_general_dilated_p.bind(image, kernel, **params)
 
 
-def _transposed(image: Any, kernel: Any, params: Mapping[str, Any], axis: int | None) -> Value:
+def _transposed(
+    image: Any, kernel: Any, params: Mapping[str, Any], axis: int | None, plain: bool = False
+) -> Value:
     """A transposed convolution without padding, then cut (or padded) to its size.
 
     TRANSPOSE_CONV knows "valid" and "same" only, and the converter takes paddings for "same" that
@@ -58,7 +62,7 @@ def _transposed(image: Any, kernel: Any, params: Mapping[str, Any], axis: int | 
         (kernel.shape[position] - 1) * dilation
         for position, dilation in zip(numbers.rhs_spec[2:], params["rhs_dilation"], strict=True)
     ]
-    plain = len(reach) > 2 or any(dilation != 1 for dilation in params["rhs_dilation"])
+    plain = plain or len(reach) > 2 or any(dilation != 1 for dilation in params["rhs_dilation"])
     if not plain and (_valid(params, reach) or _same(params, reach)):
         return View(_convolved(image, kernel, params), axis).shown()
     if plain:

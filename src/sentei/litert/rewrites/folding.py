@@ -8,9 +8,10 @@ convolutions after rounding and others not at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,11 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from sentei.litert.composite import NAME, attributes_of, marked
+from sentei.litert.rewrites.arithmetic import evaluate
 from sentei.litert.rewrites.graph import Rule, Run, Step, Value
 
 # The weights' numbers, by the identity of the tensor that stands for each in the trace. Only set
 # while a quantized model is traced.
-_WEIGHTS: ContextVar[Mapping[int, np.ndarray] | None] = ContextVar("weights", default=None)
+_WEIGHTS: ContextVar[dict[int, np.ndarray] | None] = ContextVar("weights", default=None)
+# The marked constants that the rules made, by the identity of the tensor.
+_MARKS: ContextVar[dict[int, tuple[Any, _Weight]] | None] = ContextVar("marks", default=None)
 
 # What a channel is multiplied by to be as good as silent: 255 levels times thousands of weights.
 _SILENT = 2.0**-24
@@ -43,11 +47,12 @@ def known_weights(tensors: Sequence[Any], values: Sequence[np.ndarray]) -> Itera
         Nothing.
     """
     numbers = {id(t): v for t, v in zip(tensors, values, strict=True)}
-    token = _WEIGHTS.set(numbers)
+    tokens = _WEIGHTS.set(numbers), _MARKS.set({})
     try:
         yield
     finally:
-        _WEIGHTS.reset(token)
+        _WEIGHTS.reset(tokens[0])
+        _MARKS.reset(tokens[1])
 
 
 def numbers_of(array: Any) -> np.ndarray | None:
@@ -116,46 +121,116 @@ def _scaled(
 
 
 def _kernel(kernel: Value, factor: np.ndarray) -> Any | None:
-    """A marked kernel times one number per channel, marked with the scales that go with it."""
-    shape = kernel.shape
-    reshaped = kernel.made_by("reshape")
-    mark = (reshaped.inputs[0] if reshaped is not None else kernel).made_by("composite")
-    if mark is None or mark.params["name"] != NAME:
+    """A marked kernel times one number per channel (the last axis), on new scales."""
+    weight = _marked_weight(kernel)
+    if weight is None:
         return None
-    values = numbers_of(mark.inputs[-1].array)
-    if values is None:
+    scale = np.broadcast_to(weight.scales, kernel.shape)
+    lined = scale.reshape(-1, kernel.shape[-1])
+    if kernel.shape[-1] != factor.size or np.any(lined != lined[0]):
         return None
-    about = attributes_of(mark.params)
-    integers, scale = _integers(values, about)
-    if scale.size == 1:
-        scale = np.broadcast_to(scale.ravel(), factor.shape)
-    # A kernel per depthwise channel is reshaped from (height, width, channels, multiplier).
-    repeats = factor.size // scale.size
-    if scale.size * repeats != factor.size or shape[-1] != factor.size:
-        return None
-    scale = np.repeat(scale.ravel(), repeats).astype(np.float64)
+    scale = lined[0].astype(np.float64)
     folded = scale * factor
-    integers = integers.reshape(shape) * np.sign(folded)
+    integers = weight.integers * np.sign(folded)
     # A factor of (nearly) zero silences a channel: its integers may as well be zero. Its bias is
     # int32 on this scale, so the scale must not vanish with the factor.
     silent = np.abs(folded) < scale * _SILENT
     integers = np.where(silent, 0.0, integers)
     scale = np.where(silent, scale, np.abs(folded)).astype(np.float32)
-    bits = int(str(about["dtype"])[1:])
-    numbers = jnp.asarray((integers * scale).astype(np.float32))
-    zero = np.zeros(scale.shape, np.int64)
-    return marked(numbers, scale, zero, bits, bool(about["narrow_range"]), len(shape) - 1)
+    return _Weight(integers, scale, weight.bits, weight.narrow).marked(len(kernel.shape) - 1)
 
 
-def _integers(values: np.ndarray, about: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """A weight's integers, and its scales as the mark gives them."""
-    scale = np.asarray(about["scale"], np.float32)
-    bits = int(str(about["dtype"])[1:])
-    low, high = -(2 ** (bits - 1)) + int(about["narrow_range"]), 2 ** (bits - 1) - 1
+@dataclass(frozen=True)
+class _Weight:
+    """The integers of a marked weight, and their scales in a shape that multiplies with them."""
+
+    integers: np.ndarray
+    scales: np.ndarray
+    bits: int
+    narrow: bool
+
+    def marked(self, axis: int | None) -> Any:
+        """The weight as a constant, marked with one scale per index of an axis, or one."""
+        values = (self.integers * self.scales).astype(np.float32)
+        scale = self.scales
+        if axis is not None:
+            lined = np.moveaxis(np.broadcast_to(scale, values.shape), axis, 0)
+            scale = lined.reshape(values.shape[axis], -1)[:, 0]
+        scale = np.ravel(scale).astype(np.float32)
+        zero = np.zeros(scale.shape, np.int64)
+        tensor = marked(jnp.asarray(values), scale, zero, self.bits, self.narrow, axis)
+        marks = _MARKS.get()
+        if marks is not None:
+            # With the tensor: an identity is that of the tensor only while it lives.
+            marks[id(tensor)] = tensor, self
+        return tensor
+
+
+def _marked_weight(value: Value) -> _Weight | None:
+    """What is known of a marked weight; of one that was reshaped, from before."""
+    known = (_MARKS.get() or {}).get(id(value.array))
+    if known is not None:
+        return known[1]
+    mark = value.made_by("composite")
+    if mark is None:
+        return None
+    values = numbers_of(mark.inputs[-1].array) if mark.params["name"] == NAME else None
+    if values is None:
+        return None
+    about = attributes_of(mark.params)
+    if np.any(about["zero_point"]):
+        return None
     shape = [1] * values.ndim
     if "quantization_dimension" in about:
         shape[about["quantization_dimension"]] = -1
-    return np.clip(np.rint(values / scale.reshape(shape)), low, high), scale
+    scale = np.asarray(about["scale"], np.float32).reshape(shape)
+    bits, narrow = int(str(about["dtype"])[1:]), bool(about["narrow_range"])
+    low, high = -(2 ** (bits - 1)) + int(narrow), 2 ** (bits - 1) - 1
+    return _Weight(np.clip(np.rint(values / scale), low, high), scale, bits, narrow)
 
 
-RULES: dict[str, Rule] = {"mul": _product}
+def is_marked(value: Value) -> bool:
+    """Whether a value is a weight that the file holds as integers.
+
+    Args:
+        value: Any value.
+    """
+    return _marked_weight(value) is not None
+
+
+def _moved(step: Step, run: Run) -> Sequence[Any] | None:
+    """A marked weight that is reshaped, turned or flipped: the mark comes last, on the result.
+
+    The converter knows an integer operator by a mark right at its input.
+    """
+    weight = _marked_weight(step.inputs[0])
+    if weight is None or len(step.inputs) != 1:
+        return None
+    before = weight.integers.shape
+    scales = np.broadcast_to(weight.scales, before)
+    integers, scales = (
+        evaluate(step.name, step.params, [array], np.dtype(np.float32))
+        for array in (weight.integers, scales)
+    )
+    if integers is None or scales is None or integers.size != weight.integers.size:
+        return None
+    axis = None if weight.scales.size == 1 else _channels(scales)
+    if axis is None and weight.scales.size != 1:
+        return None
+    scales = weight.scales.ravel() if axis is None else scales
+    return [_Weight(integers, scales, weight.bits, weight.narrow).marked(axis)]
+
+
+def _channels(scales: np.ndarray) -> int | None:
+    """The one axis along which scales differ, the last if all are equal; None if there are more."""
+    for axis in reversed(range(scales.ndim)):
+        lined = np.moveaxis(scales, axis, 0).reshape(scales.shape[axis], -1)
+        if np.all(lined == lined[:, :1]):
+            return axis
+    return None
+
+
+RULES: dict[str, Rule] = {
+    "mul": _product,
+    **dict.fromkeys(("reshape", "rev", "squeeze", "transpose"), _moved),
+}
