@@ -10,7 +10,7 @@ import numpy as np
 
 from sentei.core.errors import SenteiError
 from sentei.core.select import sublayers
-from sentei.litert.signature import Signature, TensorSpec
+from sentei.litert.signature import Signature, TensorSpec, float_model_of
 
 # One array per input, in the signature's order, with the signature's batch size.
 Sample = tuple[np.ndarray, ...]
@@ -36,6 +36,7 @@ def random_samples(model: Any, signature: Signature, count: int = 2, seed: int =
         The samples.
     """
     generator = np.random.default_rng(seed)
+    model = float_model_of(model)
     drawers = [_drawer(model, i, spec) for i, spec in enumerate(signature.inputs)]
     return [tuple(draw(generator, turn) for draw in drawers) for turn in range(count)]
 

@@ -130,6 +130,21 @@ def signature_of(model: Any, given: Any = None, batch_size: int | None = 1) -> S
     return Signature(_pin(structure, batch_size, model.name), by_keyword)
 
 
+def float_model_of(model: Any) -> Any:
+    """The model whose names and layers tell what a model takes and gives.
+
+    Args:
+        model: Any Keras model.
+
+    Returns:
+        The float model that a quantized one runs; any other model itself.
+    """
+    for layer in getattr(model, "layers", ()):
+        if getattr(layer, "runs_float_model", False):
+            return layer.float_model
+    return model
+
+
 def name_outputs(model: Any, outputs: Any) -> list[str]:
     """Names a model's outputs: its dict's keys, else its output layers' names, else by position.
 
@@ -140,6 +155,7 @@ def name_outputs(model: Any, outputs: Any) -> list[str]:
     Returns:
         One unique name per tensor, in the order in which Keras flattens them.
     """
+    model = float_model_of(model)
     paths = [path for path, _ in keras.tree.flatten_with_path(outputs)]
     names = _path_names(paths, "output")
     if not any(isinstance(key, str) for path in paths for key in path):

@@ -208,17 +208,17 @@ def _moved(step: Step, run: Run) -> Sequence[Any] | None:
         return None
     before = weight.integers.shape
     scales = np.broadcast_to(weight.scales, before)
-    integers, scales = (
+    moved = [
         evaluate(step.name, step.params, [array], np.dtype(np.float32))
         for array in (weight.integers, scales)
-    )
-    if integers is None or scales is None or integers.size != weight.integers.size:
+    ]
+    if moved[0] is None or moved[1] is None or moved[0].size != weight.integers.size:
         return None
-    axis = None if weight.scales.size == 1 else _channels(scales)
+    axis = None if weight.scales.size == 1 else _channels(moved[1])
     if axis is None and weight.scales.size != 1:
         return None
-    scales = weight.scales.ravel() if axis is None else scales
-    return [_Weight(integers, scales, weight.bits, weight.narrow).marked(axis)]
+    scales = weight.scales.ravel() if axis is None else moved[1]
+    return [_Weight(moved[0], scales, weight.bits, weight.narrow).marked(axis)]
 
 
 def _channels(scales: np.ndarray) -> int | None:
