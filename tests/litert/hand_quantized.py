@@ -1,27 +1,12 @@
 """Quantized models made by hand, independent of `sentei.quantize`: grids are given, not found."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-
-@dataclass(frozen=True)
-class Kind:
-    bits: int = 8
-    symmetric: bool = False
-    narrow: bool = False
-    axis: int | None = None
-    block: int | None = None
-
-
-@dataclass(frozen=True)
-class Grid:
-    kind: Kind
-    scale: np.ndarray
-    zero_point: np.ndarray
+from sentei.quantization.grid import Grid, Kind
 
 
 class HandQuantizer:

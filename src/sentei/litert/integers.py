@@ -22,6 +22,7 @@ from sentei.litert.precision import full_precision
 from sentei.litert.runtime import Kernels, Runner
 from sentei.litert.samples import Sample
 from sentei.litert.signature import Signature
+from sentei.quantization.grid import spread
 
 # Which of the runtime's kernels are judged. XNNPACK keeps its inner tensors to itself: the outputs
 # it gives are compared instead (see `verify`).
@@ -157,8 +158,8 @@ def _promised(operator: Operator, tensors: Sequence[Tensor], kernels: Kernels) -
     """The share of an operator's integers that must be equal to the simulated ones.
 
     A bias is int32 on the grid of the products, `s_in * s_w`, and float in the simulation. Its
-    rounding moves a sum by a quarter of that on average, hence as large a share of the outputs of
-    step `s_out` as `s_in * s_w / (4 s_out)`. It counts where few products make a sum.
+    rounding moves the sums of a channel by up to half of that, hence as large a share of its
+    outputs of step `s_out` as `s_in * s_w / (2 s_out)`. It counts where few products make a sum.
     """
     if operator.name in OWN_ROUNDING or tensors[operator.outputs[0]].dtype == "int16":
         return 0.0
@@ -168,7 +169,7 @@ def _promised(operator: Operator, tensors: Sequence[Tensor], kernels: Kernels) -
         image, kernel, output = (tensors[index].quantization for index in indices)
         if image is not None and kernel is not None and output is not None:
             step = image.scale[0] * kernel.scale / output.scale[0]
-            share -= float(np.mean(np.minimum(step, 1.0))) / 4
+            share -= float(np.mean(np.minimum(step, 1.0))) / 2
     return max(share, 0.0)
 
 
@@ -295,12 +296,10 @@ def _key(grid: Any) -> tuple[float, int] | None:
 def _rounded(x: Any, grid: Any) -> tuple[Any, Callable[[Any], Any]]:
     """A tensor's integers by its grid, and how such integers become real numbers again."""
     kind = grid.kind
-    shape = [1] * len(x.shape)
-    if kind.axis is not None:
-        shape[kind.axis] = -1
+    # As tensors: PyTorch reads `tensor / array` as arithmetic of arrays.
     scale, zero = (
-        np.ravel(value).astype(np.float32).reshape(shape) for value in (grid.scale, grid.zero_point)
+        ops.convert_to_tensor(spread(values, tuple(x.shape), kind, np), "float32")
+        for values in (grid.scale, grid.zero_point)
     )
-    low, high = -(2 ** (kind.bits - 1)) + int(kind.narrow), 2 ** (kind.bits - 1) - 1
-    integers = ops.clip(ops.round(x / scale) + zero, low, high)
+    integers = ops.clip(ops.round(x / scale) + zero, kind.low, kind.high)
     return integers, lambda integers: (integers - zero) * scale
