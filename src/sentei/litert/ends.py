@@ -33,6 +33,8 @@ def integer_ends(content: bytes) -> bytes:
     for index in graph.inputs:
         if graph.tensors[index].type == schema.TensorType.FLOAT32:
             readers = [op for op in graph.operators if index in op.inputs]
+            if not readers:  # An input that the model takes and does not use.
+                continue
             moved[index] = _past(graph, kinds, index, readers, "QUANTIZE", "input")
     for index in graph.outputs:
         if graph.tensors[index].type == schema.TensorType.FLOAT32:

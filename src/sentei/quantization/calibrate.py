@@ -20,7 +20,8 @@ class _Probe(keras.layers.Layer):
     """Gives the tensors that are to be rounded as outputs, so that any backend compiles them."""
 
     def __init__(self, layer: QuantizedModel) -> None:
-        super().__init__(autocast=False)
+        # The class' name would give a name that TensorFlow refuses.
+        super().__init__(autocast=False, name="probe")
         self.layer = layer
         self.built = True
 
@@ -42,7 +43,7 @@ class _Unmasked(keras.layers.Layer):
     """A tensor with zeros at masked steps: every range holds 0, so they do not count."""
 
     def __init__(self) -> None:
-        super().__init__(autocast=False, dtype="float32")
+        super().__init__(autocast=False, dtype="float32", name="unmasked")
         self.supports_masking = True
         self.built = True
 

@@ -1,0 +1,123 @@
+"""Random small graphs, quantized by `sentei.quantize` and exported: integers as simulated."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import sentei
+from sentei.litert.runtime import Runner
+from sentei.quantization import quantized
+
+SIZE = 8
+# Each takes the generator and feature maps of shape (SIZE, SIZE, 8), and gives such a map.
+_RELU = (None, "relu", "relu6")
+
+
+def _convolution(draw, a, b):
+    x = layers.Conv2D(
+        8, int(draw.choice([1, 3])), padding="same", use_bias=bool(draw.random() < 0.5)
+    )(a)
+    if draw.random() < 0.5:
+        x = layers.BatchNormalization()(x)
+    return _rectified(draw, x)
+
+
+def _depthwise(draw, a, b):
+    x = layers.DepthwiseConv2D(3, padding="same")(a)
+    return _rectified(draw, layers.BatchNormalization()(x) if draw.random() < 0.5 else x)
+
+
+def _rectified(draw, x):
+    kind = _RELU[draw.integers(len(_RELU))]
+    return x if kind is None else layers.Activation(kind)(x)
+
+
+def _pooled(draw, a, b):
+    return layers.UpSampling2D(2)(layers.MaxPooling2D(2)(a))
+
+
+def _padded(draw, a, b):
+    return layers.Cropping2D(((2, 0), (1, 1)))(layers.ZeroPadding2D(1)(a))
+
+
+def _reshaped(draw, a, b):
+    return layers.Permute((2, 1, 3))(layers.Reshape((SIZE, SIZE, 8))(layers.Flatten()(a)))
+
+
+def _concatenated(draw, a, b):
+    return layers.Conv2D(8, 1)(layers.Concatenate()([a, b]))
+
+
+def _separable(draw, a, b):
+    return _rectified(draw, layers.SeparableConv2D(8, 3, padding="same")(a))
+
+
+def _sum(draw, a, b):
+    return _rectified(draw, layers.Add()([a, b]))
+
+
+STEPS = {
+    "convolution": _convolution,
+    "depthwise": _depthwise,
+    "pooled": _pooled,
+    "padded": _padded,
+    "reshaped": _reshaped,
+    "concatenated": _concatenated,
+    "separable": _separable,
+    "sum": _sum,
+    "product": lambda draw, a, b: layers.Multiply()([a, b]),
+    "difference": lambda draw, a, b: layers.Subtract()([a, b]),
+    "largest": lambda draw, a, b: layers.Maximum()([a, b]),
+    "squashed": lambda draw, a, b: layers.Activation("tanh")(a),
+}
+
+
+def random_network(seed):
+    """A graph of six random steps on one or two inputs, with a shared layer now and then."""
+    draw = np.random.default_rng(seed)
+    keras.utils.set_random_seed(seed)
+    inputs = [keras.Input((SIZE, SIZE, 8), name=f"x{i}") for i in range(1 + seed % 2)]
+    maps = list(inputs)
+    if draw.random() < 0.5:
+        shared = layers.Conv2D(8, 3, padding="same", activation="relu")
+        maps += [shared(one) for one in inputs] + [shared(shared(inputs[0]))]
+    for name in draw.choice(list(STEPS), 6):
+        a, b = (maps[draw.integers(len(maps))] for _ in range(2))
+        maps.append(STEPS[name](draw, a, maps[-1] if b is a else b))
+    x = layers.Dense(5, name="scores")(layers.GlobalAveragePooling2D()(maps[-1]))
+    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], x)
+    for variable in model.variables:
+        if variable.name in ("bias", "beta", "moving_mean"):
+            variable.assign(draw.normal(size=variable.shape) * 0.2)
+        elif variable.name == "gamma":
+            variable.assign(draw.normal(size=variable.shape) * 0.4 + 0.9)
+    return model
+
+
+def check(seed, path):
+    model = random_network(seed)
+    draw = np.random.default_rng(seed + 1)
+    data = [draw.normal(size=(48, *one.shape[1:])).astype(np.float32) for one in model.inputs]
+    given = data if len(data) > 1 else data[0]
+    qmodel = sentei.quantize(model, calibration=given)
+    report = sentei.export(qmodel, path, io="int8", verify=given)
+    assert not quantized(qmodel).plan.floats
+    assert not report.integers.census.floating, report.integers.table()
+    assert all(tensor.largest <= 2 for tensor in report.integers.tensors)
+    # An oracle of its own: Keras' prediction against the file on XNNPACK.
+    runner = Runner(path)
+    want, (have,) = np.asarray(qmodel(given)), runner(data).values()
+    steps = np.abs(want - have) / next(iter(runner.outputs.values())).scale
+    assert np.mean(steps < 2.01) > 0.97, f"up to {steps.max():.1f} steps"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_graphs_are_as_simulated(seed, tmp_path):
+    check(seed, tmp_path / "m.tflite")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 26))
+def test_more_random_graphs_are_as_simulated(seed, tmp_path):
+    check(seed, tmp_path / "m.tflite")
