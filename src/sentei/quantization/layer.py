@@ -147,7 +147,7 @@ class QuantizedModel(keras.layers.Layer):
             if node.operation is None:
                 results = [leaves[node.index]]
             else:
-                results = self._run(node, values, rounded)
+                results = self._run(node, values, rounded, training)
             for output, value in enumerate(results):
                 tensor = Tensor(node.index, output)
                 if tensor in plan.rounded and _is_floating(value):
@@ -160,6 +160,7 @@ class QuantizedModel(keras.layers.Layer):
         node: Node,
         values: Mapping[Tensor, Any],
         rounded: Callable[[str, Any, Tensor | None], Any],
+        training: bool | None,
     ) -> list[Any]:
         def read(tensor: Tensor) -> Any:
             label = self.plan.requantized.get((node.index, tensor))
@@ -167,6 +168,9 @@ class QuantizedModel(keras.layers.Layer):
             return value if label is None else rounded(label, value, tensor)
 
         args, kwargs = filled(node.args, read), filled(node.kwargs, read)
+        if "training" in kwargs and training is not None:
+            # As in Keras' own graphs: what the whole model is called with has the last word.
+            kwargs["training"] = training
         hidden = {
             where: label
             for (index, where), label in self.plan.hidden.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -13,8 +14,8 @@ from sentei.core.graph import is_graph
 from sentei.core.select import require_built, sublayers
 from sentei.quantization.calibrate import calibrate
 from sentei.quantization.layer import QuantizedModel
-from sentei.quantization.quantizer import ActivationQuantizer, Quantizer
-from sentei.quantization.scheme import scheme_of
+from sentei.quantization.quantizer import Quantizer
+from sentei.quantization.scheme import Custom, scheme_of
 
 
 def quantize(
@@ -58,18 +59,31 @@ def quantize(
             f"Model {model.name!r} is quantized already. Call sentei.strip(model) for the float "
             "model, and quantize that."
         )
-    layer = QuantizedModel(model, scheme_of(scheme), layers, name=f"quantized_{model.name}")
+    default, own = scheme_of(scheme), layers
+    if calibration is None:
+        default, own = _observing(default), _own_observing(layers)
+    layer = QuantizedModel(model, default, own, name=f"quantized_{model.name}")
     if strict:
         _require_all_integer(layer)
     inputs = _inputs(model)
     qmodel = keras.Model(inputs, layer(inputs), name=f"{model.name}_quantized")
     if calibration is not None:
         calibrate(qmodel, calibration)
-    else:
-        for quantizer in layer.quantizers.values():
-            if isinstance(quantizer, ActivationQuantizer) and quantizer.ranges == "fixed":
-                quantizer.ranges = "moving"
     return qmodel
+
+
+def _observing(scheme: Custom) -> Custom:
+    """A scheme whose ranges come from the batches of training, unless they are learned."""
+    return replace(scheme, ranges="moving") if scheme.ranges == "fixed" else scheme
+
+
+def _own_observing(layers: Any) -> Any:
+    if not isinstance(layers, Mapping):
+        return layers
+    return {
+        name: None if given is None else _observing(scheme_of(given))
+        for name, given in layers.items()
+    }
 
 
 def quantized(model: Any) -> QuantizedModel | None:

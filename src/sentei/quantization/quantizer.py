@@ -171,8 +171,9 @@ class ActivationQuantizer(Quantizer):
         self.ranges, self.momentum, self.frozen_after = ranges, momentum, frozen_after
         self.low = self._variable("low", trainable=ranges == "learned")
         self.high = self._variable("high", trainable=ranges == "learned")
-        # How many batches the range has seen; calibration counts as one. 0: there is no range.
+        # The weight of what the range has seen, in batches; 0: there is no range yet.
         self.seen = self._variable("seen", trainable=False)
+        self.steps = self._variable("steps", trainable=False)
         self.built = True
 
     def _variable(self, name: str, trainable: bool) -> Any:
@@ -200,7 +201,8 @@ class ActivationQuantizer(Quantizer):
             raise SenteiError(f"{self.label!r} cannot have the range {low} to {high}.")
         self.low.assign(np.full(1, low, "float32"))
         self.high.assign(np.full(1, high, "float32"))
-        self.seen.assign(np.ones(1, "float32"))
+        # A moving range starts from it as from its own past.
+        self.seen.assign(np.full(1, 1.0 / (1.0 - self.momentum), "float32"))
 
     def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
         """See `call`."""
@@ -226,10 +228,11 @@ class ActivationQuantizer(Quantizer):
         seen = self.seen.value
         weight = ops.maximum(1.0 - self.momentum, 1.0 / (seen + 1.0))
         if self.frozen_after is not None:
-            weight = ops.where(seen > self.frozen_after, 0.0, weight)
+            weight = ops.where(self.steps.value >= self.frozen_after, 0.0, weight)
         for end, value in ((self.low, ops.min(x)), (self.high, ops.max(x))):
             end.assign(end.value + weight * (value - end.value))
         self.seen.assign(seen + 1.0)
+        self.steps.assign(self.steps.value + 1.0)
 
     def grid(self) -> Grid:
         """See the base class.
