@@ -7,6 +7,7 @@ from sentei.quantization.observers import OBSERVERS
 from sentei.quantization.plan import Plan
 from sentei.quantization.quantize import quantize, quantized, quantizers
 from sentei.quantization.quantizer import Quantizer
+from sentei.quantization.report import Report, report
 from sentei.quantization.scheme import SCHEMES, Custom, Int4, Int8, Int16x8
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "Plan",
     "QuantizedModel",
     "Quantizer",
+    "Report",
     "calibrate",
     "quantize",
     "quantized",
     "quantizers",
+    "report",
 ]

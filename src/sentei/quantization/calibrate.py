@@ -77,7 +77,7 @@ def calibrate(
         SenteiError: There are no samples, they have the wrong shapes, or something computed from
             them is not finite. Ranges are then as they were.
     """
-    layer = _layer_of(qmodel)
+    layer = layer_of(qmodel)
     probe = keras.Model(qmodel.input, _Probe(layer)(qmodel.input))
     observers = {
         label: OBSERVERS[activation.scheme.observer]()
@@ -87,7 +87,7 @@ def calibrate(
     seen: set[str] = set()
     count = 0
     shown = sys.stderr.isatty() if progress is None else progress
-    for batch in _batches(qmodel, samples, batch_size):
+    for batch in batches(qmodel, samples, batch_size):
         _observe(probe.predict_on_batch(batch), observers, seen)
         count += 1
         if shown:
@@ -103,7 +103,15 @@ def calibrate(
     return qmodel
 
 
-def _layer_of(qmodel: Any) -> QuantizedModel:
+def layer_of(qmodel: Any) -> QuantizedModel:
+    """The layer that holds a quantized model's float model.
+
+    Args:
+        qmodel: What the user passed.
+
+    Raises:
+        SenteiError: It is no quantized model.
+    """
     for layer in getattr(qmodel, "layers", ()):
         if isinstance(layer, QuantizedModel):
             return layer
@@ -129,8 +137,17 @@ def _observe(found: Mapping[str, Any], observers: Mapping[str, Observer], seen: 
             seen.add(label)
 
 
-def _batches(model: Any, samples: Any, batch_size: int) -> Iterator[Any]:
-    """Batches in the structure of the model's inputs, checked."""
+def batches(model: Any, samples: Any, batch_size: int) -> Iterator[Any]:
+    """Batches in the structure of the model's inputs, checked.
+
+    Args:
+        model: The model.
+        samples: As the argument `calibration` of `sentei.quantize`.
+        batch_size: How many samples of an array to put together.
+
+    Raises:
+        SenteiError: They do not fit the inputs, or are not finite.
+    """
     for batch in _raw_batches(model, samples, batch_size):
         yield _checked(model, batch)
 

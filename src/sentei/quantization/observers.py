@@ -6,6 +6,7 @@ Every observer is fed batch by batch and asked once: `update(values)`, then `ran
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 
@@ -149,17 +150,8 @@ class MeanSquaredError(Histogram):
         """See `Observer`."""
         used = self.counts > 0
         x, weight = self.centres[used], self.counts[used]
-        low, high = min(self.least, 0.0), max(self.most, 0.0)
-        shares = np.linspace(1.0, 0.1, 91)
-
-        def error(ends: tuple[float, float]) -> float:
-            return _squared_error(x, weight, ends, kind)
-
-        best = min(((low * s, high * s) for s in shares), key=error)
-        for _ in range(2):
-            best = min(((low * s, best[1]) for s in shares), key=error) if low < 0 else best
-            best = min(((best[0], high * s) for s in shares), key=error) if high > 0 else best
-        return best
+        full = min(self.least, 0.0), max(self.most, 0.0)
+        return _searched(full, lambda ends: _squared_error(x, weight, ends, kind))
 
 
 class Entropy(Histogram):
@@ -172,13 +164,9 @@ class Entropy(Histogram):
 
     def range(self, kind: Kind) -> tuple[float, float]:
         """See `Observer`."""
-        low, high = min(self.least, 0.0), max(self.most, 0.0)
+        full = min(self.least, 0.0), max(self.most, 0.0)
         levels = min(kind.high - kind.low + 1, _BINS // 4)
-        shares = np.linspace(1.0, 0.1, 91)
-        return min(
-            ((low * share, high * share) for share in shares),
-            key=lambda ends: self._divergence(ends, levels),
-        )
+        return _searched(full, lambda ends: self._divergence(ends, levels))
 
     def _divergence(self, ends: tuple[float, float], levels: int) -> float:
         inside = (self.centres >= ends[0]) & (self.centres <= ends[1])
@@ -197,6 +185,20 @@ class Entropy(Histogram):
         p, q = real / real.sum(), spread / max(spread.sum(), 1e-30)
         some = p > 0
         return float(np.sum(p[some] * np.log(p[some] / np.maximum(q[some], 1e-12))))
+
+
+def _searched(
+    full: tuple[float, float], cost: Callable[[tuple[float, float]], float]
+) -> tuple[float, float]:
+    """The range of least cost: both ends as one share of the full range, then each by itself."""
+    (low, high), shares = full, np.linspace(1.0, 0.1, 46)
+    best = min(((low * s, high * s) for s in shares), key=cost)
+    for _ in range(2):
+        if low < 0:
+            best = min(((low * s, best[1]) for s in shares), key=cost)
+        if high > 0:
+            best = min(((best[0], high * s) for s in shares), key=cost)
+    return best
 
 
 def _squared_error(
