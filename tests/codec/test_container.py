@@ -130,7 +130,7 @@ def refused(folder, damaged):
 
 def test_every_flipped_byte_is_noticed(tmp_path, small):
     for place in range(len(small)):
-        for flip in (0x01, 0x80, 0xFF):
+        for flip in (0x01, 0xFE):
             damaged = bytearray(small)
             damaged[place] ^= flip
             refused(tmp_path, bytes(damaged))

@@ -38,6 +38,19 @@ def test_three_axes(shape, axes):
     assert mixing.three_axes(shape) == axes
 
 
+def test_weights_of_images_are_seen_as_images(tmp_path):
+    """Rows of a matrix that belong to pixels: what is above a pixel is one image row away."""
+    random = np.random.default_rng(0)
+    above = np.repeat(random.random((7, 1, 28, 90)) < 0.2, 4, 1).reshape(784, 90)
+    values = np.where(above, random.integers(1, 5, above.shape), 0).astype(np.int8)
+    (tmp_path / "source").write_bytes(safetensors({"a": values}))
+    packed = codec.pack(tmp_path / "source", tmp_path / "packed", effort="max").packed_size
+    plain = mixing.encode(values.astype(np.uint8), Alphabet(5, 0))
+    assert packed < 0.8 * len(plain)
+    codec.unpack(tmp_path / "packed", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "source").read_bytes()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_come_back_and_are_no_larger(tmp_path, kind):
     content = safetensors({"a": weights(kind, (20, 3, 3, 12)), "b": weights(kind, (99,))})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ _TYPES = {
 _MOST_VALUES = 256
 # Deflate must promise so much more before LZMA is given its time.
 _PROMISE = 0.97
+_LEAST_SIDE = 12
 
 
 @dataclass
@@ -151,13 +152,26 @@ def _symbols(
         return Draft(len(payload), [], lambda: payload)
     axes, model, ordered, bits = fit.choose(numbers, alphabet)
     if thorough:
-        own = head + _axes(numbers.shape, range(numbers.ndim)) + bytes([pieces.MIXED])
-        mixed = own + mixing.encode(numbers, alphabet)
+        mixed = min((_mixed(head, item, alphabet) for item in _views(numbers)), key=len)
         if len(mixed) < len(head) + 12 + bits / 8:
             return Draft(len(mixed), [], lambda: mixed)
     head += _axes([numbers.shape[axis] for axis in axes], axes) + bytes([pieces.STATIC])
     coded = rans.Stream(model, ordered.size, fit.lanes(ordered.size))
     return Draft(len(head) + 12 + bits / 8, [(coded, ordered)], lambda: head + stream.write(coded))
+
+
+def _mixed(head: bytes, numbers: np.ndarray, alphabet: Alphabet) -> bytes:
+    axes = _axes(numbers.shape, range(numbers.ndim))
+    return head + axes + bytes([pieces.MIXED]) + mixing.encode(numbers, alphabet)
+
+
+def _views(numbers: np.ndarray) -> Iterator[np.ndarray]:
+    """The tensor, and as a stack of square images where the length of an axis is a square."""
+    yield numbers
+    for axis, size in enumerate(numbers.shape) if numbers.ndim == 2 else ():
+        side = math.isqrt(size)
+        if side * side == size and side >= _LEAST_SIDE:
+            yield numbers.reshape(*numbers.shape[:axis], side, side, *numbers.shape[axis + 1 :])
 
 
 def _values(values: np.ndarray, centre: int, unit: int) -> bytes:
