@@ -21,37 +21,89 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 BACKENDS = ("jax", "tensorflow", "torch")
-# task → steps a turn, turns, bound on the ratio
-TASKS = {"resnet20": (5, 11, 1.03), "dense_300_100": (100, 21, 1.10)}
 
 
-def main() -> int:
+@dataclass(frozen=True)
+class Rule:
+    """A rule whose cost is measured.
+
+    Attributes:
+        script: the file that is run in each backend's interpreter.
+        word: what it makes of a model: "pruned".
+        told: what the table says the rule does.
+        tasks: task → steps a turn, turns, bound on the ratio (None: there is none).
+        attach: puts the rule on a model that will train so many steps.
+        weights: how many weights of a model are under the rule.
+    """
+
+    script: str
+    word: str
+    told: str
+    tasks: dict[str, tuple[int, int, float | None]]
+    attach: Callable[[Any, int], Any]
+    weights: Callable[[Any], int]
+
+    @property
+    def results(self) -> Path:
+        """The table, but for its suffix."""
+        return RESULTS / Path(self.script).stem
+
+
+def prune(model: Any, steps: int) -> None:
+    """Prunes a model to 80 % over so many steps, with an update every 100."""
+    import sentei
+    from sentei.sparsity import PolynomialDecay
+
+    sentei.prune(model, PolynomialDecay(0.0, 0.8, 0, max(steps, 1), frequency=100))
+
+
+def pruned_weights(model: Any) -> int:
+    """How many weights of a model are under a pruning rule."""
+    from sentei.sparsity import report
+
+    return sum(row.size for row in report(model) if row.pattern)
+
+
+PRUNING = Rule(
+    __file__,
+    "pruned",
+    "a pruning rule (mask update every 100 steps)",
+    {"resnet20": (5, 11, 1.03), "dense_300_100": (100, 21, 1.10)},
+    prune,
+    pruned_weights,
+)
+
+
+def main(rule: Rule = PRUNING) -> int:
     """Measures one backend, or each in a process of its own, and writes the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=f"What a rule costs: models that are {rule.word}.")
     parser.add_argument("--backend", choices=BACKENDS, help="measure in this interpreter")
-    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=sorted(rule.tasks), default=list(rule.tasks))
     parser.add_argument("--turns", type=int, help="turns a task (default: by task)")
     options = parser.parse_args()
     if options.backend:
         for task in options.tasks:
-            print(json.dumps(measure(options.backend, task, options.turns)), flush=True)
+            print(json.dumps(measure(rule, options.backend, task, options.turns)), flush=True)
         return 0
-    rows = [row for backend in BACKENDS for row in in_child(backend, options)]
-    write(rows)
-    print((RESULTS / "prune_overhead.md").read_text())
+    rows = [row for backend in BACKENDS for row in in_child(rule, backend, options)]
+    write(rule, rows)
+    print(rule.results.with_suffix(".md").read_text())
     return 0
 
 
-def in_child(backend: str, options: argparse.Namespace) -> list[dict]:
+def in_child(rule: Rule, backend: str, options: argparse.Namespace) -> list[dict]:
     """Measures one backend in the interpreter that has it."""
     beside = HERE.parent / f".venv-{backend}" / "bin" / "python"
     python = str(beside) if beside.exists() else sys.executable
-    command = [python, __file__, "--backend", backend, "--tasks", *options.tasks]
+    command = [python, rule.script, "--backend", backend, "--tasks", *options.tasks]
     command += ["--turns", str(options.turns)] if options.turns else []
     paths = [str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")]
     environment = {
@@ -68,17 +120,14 @@ def in_child(backend: str, options: argparse.Namespace) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def measure(backend: str, task: str, turns: int | None) -> dict:
+def measure(rule: Rule, backend: str, task: str, turns: int | None) -> dict:
     """Times both models of a task in turns."""
     os.environ["KERAS_BACKEND"] = backend
     import keras
     import models
     import numpy as np
 
-    import sentei
-    from sentei.sparsity import PolynomialDecay, report
-
-    steps, default_turns, bound = TASKS[task]
+    steps, default_turns, bound = rule.tasks[task]
     turns = turns or default_turns
     batch = 128 if task == "resnet20" else 64
     rng = np.random.default_rng(0)
@@ -93,9 +142,8 @@ def measure(backend: str, task: str, turns: int | None) -> dict:
         model.compile(keras.optimizers.Adam(1e-3), loss)
         return model
 
-    plain, pruned = build(), build()
-    last = steps * (turns + 1)
-    sentei.prune(pruned, PolynomialDecay(0.0, 0.8, 0, max(last, 1), frequency=100))
+    plain, ruled = build(), build()
+    rule.attach(ruled, steps * (turns + 1))
 
     class Clock(keras.callbacks.Callback):
         """Seconds of each step."""
@@ -110,10 +158,10 @@ def measure(backend: str, task: str, turns: int | None) -> dict:
         def on_train_batch_end(self, batch: int, logs: object = None) -> None:
             self.seconds.append(time.perf_counter() - self.start)
 
-    times: dict[str, list[float]] = {"plain": [], "pruned": []}
-    means: dict[str, list[float]] = {"plain": [], "pruned": []}
+    times: dict[str, list[float]] = {"plain": [], "ruled": []}
+    means: dict[str, list[float]] = {"plain": [], "ruled": []}
     for turn in range(turns + 1):  # the first turn compiles and is not counted
-        order = [("plain", plain), ("pruned", pruned)]
+        order = [("plain", plain), ("ruled", ruled)]
         for name, model in order if turn % 2 else order[::-1]:
             clock = Clock()
             start = time.perf_counter()
@@ -121,8 +169,7 @@ def measure(backend: str, task: str, turns: int | None) -> dict:
             if turn:
                 means[name].append((time.perf_counter() - start) / steps)
                 times[name].append(statistics.median(clock.seconds))
-    ratios = sorted(b / a for a, b in zip(times["plain"], times["pruned"], strict=True))
-    weights = sum(row.size for row in report(pruned) if row.pattern)
+    ratios = sorted(b / a for a, b in zip(times["plain"], times["ruled"], strict=True))
     return {
         "backend": backend,
         "task": task,
@@ -130,12 +177,12 @@ def measure(backend: str, task: str, turns: int | None) -> dict:
         "steps_a_turn": steps,
         "turns": turns,
         "plain_ms": 1e3 * statistics.median(times["plain"]),
-        "pruned_ms": 1e3 * statistics.median(times["pruned"]),
+        f"{rule.word}_ms": 1e3 * statistics.median(times["ruled"]),
         "ratio": statistics.median(ratios),
         "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
-        "mean_ratio": sum(means["pruned"]) / sum(means["plain"]),
+        "mean_ratio": sum(means["ruled"]) / sum(means["plain"]),
         "bound": bound,
-        "bytes_a_weight": (state_bytes(pruned) - state_bytes(plain)) / weights,
+        "bytes_a_weight": (state_bytes(ruled) - state_bytes(plain)) / rule.weights(ruled),
     }
 
 
@@ -147,30 +194,31 @@ def state_bytes(model: object) -> int:
     return sum(value.nbytes for value in values)
 
 
-def write(rows: list[dict]) -> None:
+def write(rule: Rule, rows: list[dict]) -> None:
     """Writes the table as JSON and Markdown."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "prune_overhead.json").write_text(json.dumps(rows, indent=1) + "\n")
+    rule.results.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     lines = [
-        "# Cost of pruning",
+        f"# Cost of a rule: {rule.word} models",
         "",
-        "Training step with a pruning rule (mask update every 100 steps) over the plain step,",
+        f"Training step with {rule.told} over the plain step,",
         f"turn by turn in one process, on {os.cpu_count()} CPU cores at a load of "
         f"{os.getloadavg()[2]:.1f} (above the number of cores, other jobs took part: look at the "
-        "quartiles). Made by `benchmarks/prune_overhead.py`.",
+        f"quartiles). Made by `benchmarks/{Path(rule.script).name}`.",
         "",
-        "| backend | network | batch | plain ms | pruned ms | ratio (quartiles) | bound "
+        f"| backend | network | batch | plain ms | {rule.word} ms | ratio (quartiles) | bound "
         "| ratio of means | extra bytes a weight |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         low, high = r["ratio_quartiles"]
+        bound = "-" if r["bound"] is None else f"{r['bound']:.2f}"
         lines.append(
             f"| {r['backend']} | {r['task']} | {r['batch']} | {r['plain_ms']:.1f} "
-            f"| {r['pruned_ms']:.1f} | {r['ratio']:.3f} ({low:.3f}-{high:.3f}) | {r['bound']:.2f} "
+            f"| {r[rule.word + '_ms']:.1f} | {r['ratio']:.3f} ({low:.3f}-{high:.3f}) | {bound} "
             f"| {r['mean_ratio']:.3f} | {r['bytes_a_weight']:.2f} |"
         )
-    (RESULTS / "prune_overhead.md").write_text("\n".join(lines) + "\n")
+    rule.results.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
