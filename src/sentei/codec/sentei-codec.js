@@ -1,6 +1,6 @@
 /* Reads packed model files in a web page or in Node: one file, no dependencies.
  *
- *   <script src="sentei-codec.js"></script>          const SenteiCodec = require("./sentei-codec.js");
+ *   <script src="sentei-codec.js">   in a page;   const SenteiCodec = require("./sentei-codec.js") in Node
  *   const model = SenteiCodec.unpack(new Uint8Array(await (await fetch(url)).arrayBuffer()));
  *
  * `unpack(bytes)` gives the original file, checked against its SHA-256; `open(bytes)` gives the header
