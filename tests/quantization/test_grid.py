@@ -84,7 +84,7 @@ def test_gradient_goes_straight_through_and_to_the_ends():
 
     def loss(x, high):
         scale, zero = numbers(-high, high, kind)
-        return ops.sum(fake_quantize(x, scale, zero, kind) * weights)
+        return ops.sum(fake_quantize(x, scale, zero, kind) * ops.convert_to_tensor(weights))
 
     high = np.full(1, 2.0, "float32")
     inside = (x >= -2.0 * 128 / 127) & (x <= 2.0)

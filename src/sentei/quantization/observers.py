@@ -159,8 +159,15 @@ class Entropy(Histogram):
 
     Migacz 2017 ("8-bit inference with TensorRT"): for each clipping, the distribution P with what
     is clipped added to its outermost bins is compared to Q, its bins merged to the grid's levels
-    and spread evenly over the bins that hold numbers.
+    and spread evenly over the bins that hold numbers. Zeros are left out: they are exact on every
+    grid, and a ReLU's many would be spread over their level and speak for clipping all else.
     """
+
+    def update(self, values: np.ndarray) -> None:
+        """See `Observer`."""
+        values = np.ravel(values)
+        some = values[values != 0]
+        super().update(some if some.size else values[:1])
 
     def range(self, kind: Kind) -> tuple[float, float]:
         """See `Observer`."""
