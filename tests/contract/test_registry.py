@@ -11,6 +11,7 @@ from sentei import sparsity
 from sentei.core.schedule import Schedule
 from sentei.core.select import Axes
 from sentei.sparsity import Block, ConstantSparsity, Element, NofM, Pattern, PolynomialDecay
+from sentei.sparsity.dynamic import GROWTH
 from sentei.sparsity.scores import CRITERIA
 
 pytestmark = pytest.mark.core
@@ -30,6 +31,7 @@ def test_nothing_public_is_without_a_row():
     assert {type(p) for p in PATTERNS} == public(Pattern)
     assert {type(s) for s in SCHEDULES} == public(Schedule)
     assert set(CRITERIA) == {"magnitude"}  # a new one needs a battery of its own below
+    assert set(GROWTH) == {"rigl", "set", "random"}  # theirs are in sparsity/test_dynamic.py
 
 
 def compiled(function):

@@ -1,6 +1,8 @@
 """Pruning: which weights go, when, in which pattern."""
 
 from sentei.core.schedule import ConstantSparsity, PolynomialDecay, Schedule
+from sentei.sparsity.allocate import distribute
+from sentei.sparsity.dynamic import DynamicSparsity
 from sentei.sparsity.kept import KeptZeros
 from sentei.sparsity.log import Log
 from sentei.sparsity.patterns import Block, Element, NofM, Pattern
@@ -12,6 +14,7 @@ from sentei.sparsity.rule import Pruning
 __all__ = [
     "Block",
     "ConstantSparsity",
+    "DynamicSparsity",
     "Element",
     "KeptZeros",
     "Log",
@@ -20,6 +23,7 @@ __all__ = [
     "PolynomialDecay",
     "Pruning",
     "Schedule",
+    "distribute",
     "prune",
     "pruning",
     "report",

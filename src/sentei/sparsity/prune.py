@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from sentei.core.errors import SenteiError
 from sentei.core.install import attach, find, require_compiled
 from sentei.core.schedule import Schedule, check_sparsity
 from sentei.core.select import Layers, Selected, Skipped, require_built, select
+from sentei.sparsity.allocate import distribute
+from sentei.sparsity.dynamic import GROWTH, DynamicSparsity
 from sentei.sparsity.patterns import Element, NofM, Pattern
 from sentei.sparsity.rule import PrunedWeight, Pruning, not_finite
 
@@ -24,6 +27,8 @@ def prune(
     criterion: str | Callable[[Any], Any] = "magnitude",
     scope: str = "layer",
     layers: Layers = None,
+    distribution: str = "uniform",
+    seed: int = 0,
 ) -> Any:
     """Prunes a compiled model while it trains: `fit` afterwards as usual, without a callback.
 
@@ -42,7 +47,10 @@ def prune(
             `Schedule`. Its steps count optimizer steps from this call on.
         pattern: `Element()`, `Block((h, w))` or `NofM(n, m)`.
         criterion: `"magnitude"`, or a function from a weight to scores of its shape, registered
-            with `keras.saving.register_keras_serializable` if the model is to be saved.
+            with `keras.saving.register_keras_serializable` if the model is to be saved. Or one
+            that trains sparse from the first step, with a schedule of constant sparsity whose
+            `end_step` is the end of training: `"rigl"`, `"set"` or `"random"`
+            (`sentei.sparsity.DynamicSparsity`).
         scope: `"layer"`: each weight reaches the sparsity; `"global"`: all of them together, by
             one threshold across layers.
         layers: which layers, and their own final sparsities: `None` (kernels of Dense,
@@ -54,6 +62,9 @@ def prune(
             "head": None}` (these their own way, all others by the schedule), or a function of
             the layer that returns a sparsity, True, or None. Names may be regular expressions. A
             layer with its own target follows the schedule's curve, scaled to it.
+        distribution: how the sparsity is shared out among the layers without a target of their
+            own: `"uniform"`, `"er"` or `"erk"` (`sentei.sparsity.distribute`).
+        seed: of `"rigl"`, `"set"` and `"random"`.
 
     Returns:
         The same model.
@@ -65,10 +76,19 @@ def prune(
     """
     require_compiled(model)
     rule = pruning(
-        model, schedule, pattern=pattern, criterion=criterion, scope=scope, layers=layers
+        model,
+        schedule,
+        pattern=pattern,
+        criterion=criterion,
+        scope=scope,
+        layers=layers,
+        distribution=distribution,
+        seed=seed,
     )
     _check_free(model, rule)
     attach(model, rule)
+    if isinstance(rule, DynamicSparsity):
+        rule.start()
     return model
 
 
@@ -80,6 +100,8 @@ def pruning(
     criterion: str | Callable[[Any], Any] = "magnitude",
     scope: str = "layer",
     layers: Layers = None,
+    distribution: str = "uniform",
+    seed: int = 0,
 ) -> Pruning:
     """The rule that `prune` attaches, for `sentei.Projected` in a training loop of your own.
 
@@ -91,6 +113,8 @@ def pruning(
         criterion: as in `prune`.
         scope: as in `prune`.
         layers: as in `prune`.
+        distribution: as in `prune`.
+        seed: as in `prune`.
 
     Returns:
         The rule.
@@ -111,13 +135,37 @@ def pruning(
     selected, skipped = select(model, layers)
     if not selected:
         raise _nothing_prunable(model, skipped)
+    if distribution != "uniform":
+        selected = _distributed(selected, distribution, schedule, scope)
     weights = [_pruned(chosen, schedule, pattern, scope) for chosen in selected]
     variables = model.trainable_variables
     for pruned in weights:
         values = ops.convert_to_numpy(variables[pruned.weight.index]).astype("float32")
         if not np.isfinite(values).all():
             raise not_finite(pruned.weight.path)
-    return Pruning(schedule, weights, pattern, criterion, scope)
+    if not (isinstance(criterion, str) and criterion in GROWTH):
+        return Pruning(schedule, weights, pattern, criterion, scope)
+    if scope != "layer":
+        raise SenteiError(
+            f"criterion={criterion!r} keeps a fixed number of weights in each layer. "
+            f"Use scope='layer' with it. Received: scope={scope!r}."
+        )
+    return DynamicSparsity(schedule, weights, pattern, criterion, seed=seed)
+
+
+def _distributed(
+    selected: list[Selected], distribution: str, schedule: Schedule, scope: str
+) -> list[Selected]:
+    """The weights without a target of their own get their share of the schedule's sparsity."""
+    if scope != "layer":
+        raise SenteiError(
+            f"distribution={distribution!r} gives each layer its share, but scope='global' sets "
+            "one threshold for all. Use scope='layer'."
+        )
+    free = [chosen.weight for chosen in selected if chosen.setting is None]
+    shapes, axes = [weight.shape for weight in free], [weight.axes for weight in free]
+    shares = dict(zip(free, distribute(distribution, shapes, axes, schedule.final), strict=True))
+    return [replace(c, setting=shares.get(c.weight, c.setting)) for c in selected]
 
 
 def _pruned(chosen: Selected, schedule: Schedule, pattern: Pattern, scope: str) -> PrunedWeight:

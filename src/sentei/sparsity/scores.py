@@ -26,6 +26,8 @@ def magnitude(weight: Any) -> Any:
 
 
 CRITERIA: dict[str, Criterion] = {"magnitude": magnitude}
+# With those that train sparse from the start, which are rules of their own (see `dynamic`).
+_NAMES = (*CRITERIA, "rigl", "set", "random")
 
 
 def criterion_named(criterion: str | Criterion) -> Criterion:
@@ -41,7 +43,7 @@ def criterion_named(criterion: str | Criterion) -> Criterion:
         return criterion
     if criterion not in CRITERIA:
         raise SenteiError(
-            f"`criterion` must be one of {', '.join(map(repr, CRITERIA))}, or a function from a "
+            f"`criterion` must be one of {', '.join(map(repr, _NAMES))}, or a function from a "
             f"weight to scores of its shape. Received: criterion={criterion!r}."
         )
     return CRITERIA[criterion]
