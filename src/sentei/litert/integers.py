@@ -169,7 +169,10 @@ def _promised(operator: Operator, tensors: Sequence[Tensor], kernels: Kernels) -
         image, kernel, output = (tensors[index].quantization for index in indices)
         if image is not None and kernel is not None and output is not None:
             step = image.scale[0] * kernel.scale / output.scale[0]
-            share -= float(np.mean(np.minimum(step, 1.0))) / 2
+            channels = max(tensors[operator.outputs[0]].shape[-1], 1)
+            moved = float(np.sum(np.minimum(step, 1.0))) / 2 * (channels / step.size)
+            # A channel that hardly varies falls on one side as a whole: channels are counted.
+            share -= min((moved + 3.0 * moved**0.5 + 1) / channels, max(moved / channels, 0.005))
     return max(share, 0.0)
 
 
