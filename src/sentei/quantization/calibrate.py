@@ -51,9 +51,7 @@ class _Unmasked(keras.layers.Layer):
         x = ops.cast(x, "float32")
         if mask is None or len(mask.shape) > len(x.shape):
             return x
-        return ops.where(
-            ops.reshape(mask, (*mask.shape, *[1] * (len(x.shape) - len(mask.shape)))), x, 0.0
-        )
+        return ops.where(ops.expand_dims(mask, tuple(range(len(mask.shape), len(x.shape)))), x, 0.0)
 
 
 def calibrate(

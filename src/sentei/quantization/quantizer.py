@@ -223,7 +223,7 @@ class ActivationQuantizer(Quantizer):
         weight `max(1 - momentum, 1 / n)`, so the first ones are averaged evenly.
         """
         if mask is not None:
-            mask = ops.reshape(mask, (*mask.shape, *[1] * (len(x.shape) - len(mask.shape))))
+            mask = ops.expand_dims(mask, tuple(range(len(mask.shape), len(x.shape))))
             x = ops.where(mask, x, 0.0)  # every range holds 0 anyway
         seen = self.seen.value
         weight = ops.maximum(1.0 - self.momentum, 1.0 / (seen + 1.0))
