@@ -24,6 +24,9 @@ SHIPPED = Path(str(files("sentei.demo"))) / "fashion_mnist.npz"
 WRITTEN = {f"{name}.{end}" for name in ("dense", "pruned") for end in ("keras", "tflite")} | {
     "dense.tflite.stz",
     "pruned.tflite.stz",
+    "clustered.keras",
+    "clustered.tflite",
+    "clustered.tflite.stz",
     "results.json",
     "tradeoff.png",
 }
@@ -229,6 +232,7 @@ class TestQuick:
             "Fashion-MNIST: ",
             "training: ",
             "pruning ",
+            "clustering ",
             "exporting ",
             "running ",
             "packing ",
@@ -241,7 +245,7 @@ class TestQuick:
         assert {path.name for path in folder.iterdir()} == {*WRITTEN, "mine.txt"}
         assert (folder / "mine.txt").read_text() == "mine"
 
-    @pytest.mark.parametrize("name", ["dense", "pruned"])
+    @pytest.mark.parametrize("name", ["dense", "pruned", "clustered"])
     def test_figures_are_those_of_the_file(self, quick, name):
         folder, done = quick
         found = {item["name"]: item for item in json.loads(done.stdout)["rows"]}[name]
@@ -262,7 +266,7 @@ class TestQuick:
         import keras
 
         folder, done = quick
-        dense, pruned = json.loads(done.stdout)["rows"]
+        dense, pruned, clustered = json.loads(done.stdout)["rows"]
         assert dense["sparsity"] < 0.01
         assert 0.78 < pruned["sparsity"] <= 0.8  # biases are not pruned
         model = keras.models.load_model(folder / "pruned.keras")
@@ -270,6 +274,13 @@ class TestQuick:
             kernel = keras.ops.convert_to_numpy(model.get_layer(layer).kernel)
             assert np.count_nonzero(kernel) == round(kernel.size * (1 - 0.8))
         assert "sentei" not in model.optimizer.__module__
+        # Clustering keeps the zeros, and sixteen values a kernel.
+        assert clustered["sparsity"] == pytest.approx(pruned["sparsity"], abs=0.005)
+        model = keras.models.load_model(folder / "clustered.keras")
+        for layer in ("conv_1", "conv_2", "mix", "scores"):
+            kernel = keras.ops.convert_to_numpy(model.get_layer(layer).kernel)
+            assert np.count_nonzero(kernel) <= round(kernel.size * (1 - 0.8))
+            assert len(np.unique(kernel)) <= 16
 
     def test_same_seed_gives_the_same_networks(self, quick, tmp_path):
         folder, _ = quick

@@ -75,10 +75,9 @@ def test_table_is_the_measured_one():
     readme = tool.README.read_text()
     results = json.loads(tool.RESULTS.read_text())
     assert tool.with_figures(readme, results) == readme
-    dense, pruned = results["rows"]
+    dense, pruned, *_ = results["rows"]
     # What the text around the table says of it.
-    assert dense["bytes"] == pytest.approx(pruned["bytes"], rel=0.01)
-    assert 0.2 < pruned["gzip_bytes"] / dense["gzip_bytes"] < 0.3
+    assert 0.2 < pruned["bytes"] / dense["bytes"] < 0.35
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

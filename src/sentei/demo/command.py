@@ -143,7 +143,7 @@ def _export_and_try(
     path = out / f"{variant.name}.tflite"
     with shown.stage(f"exporting {variant.name}", 1) as stage:
         # Dense, so that gzip alone shows what pruning does to the size.
-        report = export(model, path, sparse=False)
+        report = export(model, path)
         stage.advance()
         stage.tell(f"{report.bytes:,} bytes")
     with shown.stage(f"packing {path.name}", 1) as stage:

@@ -6,11 +6,13 @@ from typing import Any
 
 import keras
 
+from sentei.clustering import cluster
 from sentei.demo import network
 from sentei.sparsity import PolynomialDecay, prune
 
 BATCH_SIZE = 100
 SPARSITY = 0.8
+CLUSTERS = 16
 # The target is reached here; the rest of the steps let the weights that are left settle.
 _PRUNED_BY = 0.6
 _UPDATES = 20
@@ -72,7 +74,12 @@ def _pruned(model: Any, steps: int) -> Any:
     return prune(compile_for(model, 4e-3, steps), schedule)
 
 
+def _clustered(model: Any, steps: int) -> Any:
+    return cluster(compile_for(model, 1e-3, steps), CLUSTERS, preserve_sparsity=True)
+
+
 VARIANTS = (
-    Variant("dense", "training", None, 10, _dense),
-    Variant("pruned", f"pruning to {SPARSITY:.0%}", "dense", 8, _pruned),
+    Variant("dense", "training", None, 9, _dense),
+    Variant("pruned", f"pruning to {SPARSITY:.0%}", "dense", 7, _pruned),
+    Variant("clustered", f"clustering to {CLUSTERS} values", "pruned", 2, _clustered),
 )

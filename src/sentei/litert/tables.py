@@ -36,7 +36,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
             width = max(map(len, (heading, *column)))
             drawn.add_column(heading, justify="right", no_wrap=True, min_width=width)
         else:
-            drawn.add_column(heading, overflow="fold", min_width=_NARROWEST_NAME)
+            width = min(_NARROWEST_NAME, max(map(len, (heading, *column))))
+            drawn.add_column(heading, overflow="fold", min_width=width)
     for row in zip(*(column for _, column in kept), strict=True):
         drawn.add_row(*row)
     return drawn
