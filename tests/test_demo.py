@@ -24,6 +24,9 @@ SHIPPED = Path(str(files("sentei.demo"))) / "fashion_mnist.npz"
 WRITTEN = {f"{name}.{end}" for name in ("dense", "pruned") for end in ("keras", "tflite")} | {
     "dense.tflite.stz",
     "pruned.tflite.stz",
+    "int8.keras",
+    "int8.tflite",
+    "int8.tflite.stz",
     "clustered.keras",
     "clustered.tflite",
     "clustered.tflite.stz",
@@ -245,7 +248,7 @@ class TestQuick:
         assert {path.name for path in folder.iterdir()} == {*WRITTEN, "mine.txt"}
         assert (folder / "mine.txt").read_text() == "mine"
 
-    @pytest.mark.parametrize("name", ["dense", "pruned", "clustered"])
+    @pytest.mark.parametrize("name", ["dense", "pruned", "clustered", "int8"])
     def test_figures_are_those_of_the_file(self, quick, name):
         folder, done = quick
         found = {item["name"]: item for item in json.loads(done.stdout)["rows"]}[name]
@@ -261,12 +264,13 @@ class TestQuick:
         assert found["images"] == len(test)
         assert right > 0.5  # of ten classes
         assert found["difference"] < 1e-4
+        assert (found["bytes"] < 130_000) == (name != "dense")
 
     def test_file_is_as_sparse_as_the_model_and_the_table(self, quick):
         import keras
 
         folder, done = quick
-        dense, pruned, clustered = json.loads(done.stdout)["rows"]
+        dense, pruned, clustered, int8 = json.loads(done.stdout)["rows"]
         assert dense["sparsity"] < 0.01
         assert 0.78 < pruned["sparsity"] <= 0.8  # biases are not pruned
         model = keras.models.load_model(folder / "pruned.keras")
@@ -281,6 +285,8 @@ class TestQuick:
             kernel = keras.ops.convert_to_numpy(model.get_layer(layer).kernel)
             assert np.count_nonzero(kernel) <= round(kernel.size * (1 - 0.8))
             assert len(np.unique(kernel)) <= 16
+        # Each of them becomes an integer of its own: zeros stay zeros.
+        assert int8["sparsity"] > 0.75 and int8["bytes"] < dense["bytes"] / 3
 
     def test_same_seed_gives_the_same_networks(self, quick, tmp_path):
         folder, _ = quick

@@ -96,22 +96,24 @@ def _perform(out: Path, effort: Effort, quick: bool, seed: int, shown: Stages) -
         for variant in VARIANTS:
             epochs = min(variant.epochs, effort.most_epochs)
             keras.utils.set_random_seed(seed)
-            model = _begin(variant, out, epochs * len(train) // BATCH_SIZE)
+            model = _begin(variant, out, epochs * len(train) // BATCH_SIZE, train)
             parameters = parameters or model.count_params()
-            history += _fit(variant, model, epochs, train, test, shown)
+            if epochs:
+                history += _fit(variant, model, epochs, train, test, shown)
+                strip(model)
             with _replacing(out / f"{variant.name}.keras") as path:
-                strip(model).save(path)
+                model.save(path)
             tried.append(_export_and_try(variant, model, out, test, shown))
     rows = measure.rows(tried, test, effort.runs)
     seconds = time.perf_counter() - start
     return Results(rows, tuple(history), parameters, len(train), seed, quick, seconds)
 
 
-def _begin(variant: Variant, out: Path, steps: int) -> Any:
+def _begin(variant: Variant, out: Path, steps: int, train: Images) -> Any:
     """The network that a variant trains: a new one, or what an earlier variant has saved."""
     earlier = variant.begins_from
     model = None if earlier is None else keras.models.load_model(out / f"{earlier}.keras")
-    return variant.prepare(model, steps)
+    return variant.prepare(model, steps, train)
 
 
 def _fit(

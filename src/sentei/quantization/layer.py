@@ -74,6 +74,11 @@ class QuantizedModel(keras.layers.Layer):
         """Does nothing: the float model is built already."""
 
     @property
+    def metrics(self) -> list[Any]:
+        """The metrics of the float model's layers, not those it was compiled with."""
+        return _layer_metrics(self.float_model)
+
+    @property
     def quantizers(self) -> dict[str, Quantizer]:
         """All quantizers by name: weights first, then activations."""
         return dict(self.by_name)
@@ -209,6 +214,13 @@ class QuantizedModel(keras.layers.Layer):
             for name, scheme in config["layers"].items()
         }
         return cls(**config)
+
+
+def _layer_metrics(model: Any) -> list[Any]:
+    found: list[Any] = []
+    for layer in model.layers:
+        found += _layer_metrics(layer) if isinstance(layer, keras.Model) else layer.metrics
+    return found
 
 
 def _plan(model: Any, settings: Settings) -> Plan:
