@@ -34,7 +34,7 @@ def quantize(
 
     Args:
         model: A built Sequential or Functional model, with nested models and `keras.ops`
-            operations. Of other models only the weights are rounded.
+            operations.
         scheme: `"int8"`, `"int16x8"`, `"int4"`, or a `sentei.quantization.Custom`.
         calibration: Samples of the inputs that activations get their ranges from: an array, a
             dict by input name, a `keras.utils.PyDataset`, a generator, `tf.data.Dataset` or
