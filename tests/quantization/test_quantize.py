@@ -167,7 +167,7 @@ def test_calibration_does_not_see_masked_steps():
         ({"y": X}, r"lacks the inputs \['x'\]"),
         (3, "must be an array"),
     ],
-    ids=str,
+    ids=["no samples", "no batches", "shape", "nan", "other input", "number"],
 )
 def test_samples_that_do_not_fit_change_nothing(data, message):
     qmodel = sentei.quantize(network(), calibration=X)
