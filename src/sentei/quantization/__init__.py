@@ -1,6 +1,7 @@
 """Quantization: a model that computes as its integers will, calibrated and trained."""
 
 from sentei.quantization.calibrate import calibrate
+from sentei.quantization.equalize import equalize
 from sentei.quantization.grid import Grid, Kind
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.observers import OBSERVERS
@@ -24,6 +25,7 @@ __all__ = [
     "Quantizer",
     "Report",
     "calibrate",
+    "equalize",
     "quantize",
     "quantized",
     "quantizers",
