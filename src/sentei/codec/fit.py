@@ -26,7 +26,11 @@ _FARTHEST = 255
 # Groups are sought where a channel has at least so many symbols, on axes of at most so many.
 _LEAST_CHANNEL, _MOST_CHANNELS = 8, 1 << 14
 _SYMBOLS_IN_LANE = 8192
-_FINE, _MOST_FINE_TABLES = 1 << 15, 64
+_FINE, _MOST_FINE_TABLES = 1 << 10, 64
+# Orders that are tried to the end, for a tensor of at most so many symbols.
+_LIKELY, _SMALL = 2, 1 << 17
+# Over how large a share of their distance from the centre rare symbols are taken as alike.
+_WIDTHS, _COARSE = (0.0, 0.08, 0.15, 0.3), (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -120,17 +124,22 @@ def choose(
         step = max(1, len(symbols) // max(1, _SAMPLE // each))
         sample = symbols[::step]
     sampled = kinds[sample]
-    best, least = Scan(tuple(range(symbols.ndim)), (0, 0)), math.inf
+    tried: list[tuple[float, int, Scan]] = []
     for scan in scans(sampled):
         turned = np.ascontiguousarray(sample.transpose(scan.axes)).ravel()
         seen = neighbours(kinds[turned], scan.distances)
         cost = _cost(_histogram(turned, seen, alphabet, models.contexts(scan.distances)), alphabet)
         cost *= symbols.size / max(sample.size, 1)
         cost += _COST_SHARE * models.contexts(scan.distances)
-        if cost < least:
-            best, least = scan, cost
-    turned = np.ascontiguousarray(symbols.transpose(best.axes))
-    return best.axes, *_finish(turned, alphabet, best.distances)
+        tried.append((cost, len(tried), scan))
+    # What groups add is only known when they are made, which takes its time for large tensors.
+    likely = sorted(tried)[: _LIKELY if symbols.size <= _SMALL else 1]
+    made = []
+    for _, rank, scan in likely:
+        turned = np.ascontiguousarray(symbols.transpose(scan.axes))
+        made.append((rank, scan.axes, *_finish(turned, alphabet, scan.distances)))
+    _, axes, found, flat, bits = min(made, key=lambda item: (item[-1], item[0]))
+    return axes, found, flat, bits
 
 
 def _histogram(
@@ -172,8 +181,58 @@ def _finish(
         for curved in (False, True):
             found = _model(shaped, alphabet, distances, groups, curved)
             tried.append((_side_bits(found) + _bits(found, counts), found, shaped.sum(1)))
-    bits, found, by_group = min(tried, key=lambda item: item[0])
-    return _refined(found, by_group), flat, bits + 32 * lanes(flat.size)
+    _, found, by_group = min(tried, key=lambda item: item[0])
+    where = seen if found.groups is None else found.groups.of(flat.size) * np.int64(contexts) + seen
+    tables = contexts * (1 if found.groups is None else found.groups.count)
+    counts = _histogram(flat, where, alphabet, tables)
+    found = _finest(_smoother(_refined(found, by_group), by_group, counts), counts)
+    return (
+        found,
+        flat,
+        8 * len(models.write_side(found)) + _bits(found, counts) + 32 * lanes(flat.size),
+    )
+
+
+def _smoother(model: Model, by_group: np.ndarray, counts: np.ndarray) -> Model:
+    """The same with listed weights that say less of rare symbols, where that is shorter.
+
+    What chance made of how often each rare symbol occurs costs more to tell than it is worth.
+    """
+    if model.curved:
+        return model
+    best, least = model, 8 * len(models.write_side(model)) + _bits(model, counts)
+    for width, coarse in itertools.product(_WIDTHS, _COARSE):
+        codes = _listed_codes(_smoothed(by_group, model.alphabet, width), model.alphabet)
+        tried = replace(model, shapes=(codes + coarse // 2) // coarse * coarse)
+        bits = 8 * len(models.write_side(tried)) + _bits(tried, counts)
+        if bits < least:
+            best, least = tried, bits
+    return best
+
+
+def _smoothed(counts: np.ndarray, alphabet: Alphabet, width: float) -> np.ndarray:
+    """Means over neighbours within a share of the distance from the centre; (group, symbol)."""
+    result = counts.astype(np.float64)
+    centre = alphabet.centre
+    for begin, end in ((0, centre), (centre + 1, alphabet.size)):
+        places = np.arange(begin, end)
+        reach = (np.abs(places - centre) * width).astype(int)
+        sums = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(counts[:, begin:end], 1)], 1)
+        first = np.maximum(places - reach, begin) - begin
+        last = np.minimum(places + reach + 1, end) - begin
+        result[:, begin:end] = (sums[:, last] - sums[:, first]) / (last - first)
+    return result
+
+
+def _finest(model: Model, counts: np.ndarray) -> Model:
+    """The same with the precision that codes the counted symbols in the fewest bits."""
+    tables, size = len(counts), int(counts.sum())
+    tried = [
+        replace(model, precision=precision)
+        for precision in (model.precision, 13, 14)
+        if tables <= _MOST_FINE_TABLES and affordable(tables, precision, size)
+    ]
+    return min([model, *tried], key=lambda found: _bits(found, counts))
 
 
 def _side_bits(model: Model) -> float:

@@ -26,8 +26,9 @@ from sentei.litert.quantized import check_quantized
 from sentei.litert.runtime import Runner
 from sentei.litert.samples import Sample, given_samples, random_samples
 from sentei.litert.signature import Signature, TensorSpec, signature_of
+from sentei.litert.slim import slimmed
 from sentei.litert.sparse_file import store_sparse
-from sentei.litert.sparsify import Sparse, check_sparse
+from sentei.litert.sparsify import Sparse, Stored, check_sparse
 from sentei.litert.verify import TOLERANCE, Outputs, Verification, compare, predictions
 
 # Batch sizes at which a file with an open batch axis is verified.
@@ -50,6 +51,7 @@ def export(
     calibration: Any = None,
     io: str = "float",
     sparse: Sparse = "auto",
+    slim: bool = False,
     verify: Any = True,
 ) -> ExportReport:
     """Writes a Keras model as a LiteRT file, without TensorFlow, and checks it against Keras.
@@ -82,6 +84,8 @@ def export(
             each weight that holds a zero, int8 ones too; False none. The outputs are the same bit
             for bit (which is checked). XNNPACK runs such files faster where `sentei.diagnose` says
             so; the runtime for microcontrollers does not take them.
+        slim: Whether to leave out what no runtime reads: the names of inner tensors (reports then
+            cannot name layers), notes, empty constants.
         verify: True runs the file in the LiteRT interpreter on random inputs; samples (one array
             per input, alone or in a list or dict by name) are run as well as random inputs; False
             only checks that the interpreter accepts the file. A quantized model is compared tensor
@@ -117,7 +121,7 @@ def export(
             temporary.write_bytes(widened_biases(temporary.read_bytes()))
         if io == "int8":
             temporary.write_bytes(integer_ends(temporary.read_bytes()))
-        stored = store_sparse(temporary, sparse) if quantize is None else None
+        stored = _finish(temporary, sparse, slim) if quantize is None else None
         lowered.seconds["convert"] += perf_counter() - start
         start = perf_counter()
         expected = [predictions(model, fixed, samples) for fixed, samples in trials]
@@ -132,7 +136,7 @@ def export(
         if quantize is not None and mode is not None:
             start = perf_counter()
             temporary.write_bytes(quantized_bytes(temporary.read_bytes(), quantize))
-            stored = store_sparse(temporary, sparse)
+            stored = _finish(temporary, sparse, slim)
             runner = _load(temporary, lowered)
             verification = _verify(runner, trials, expected, mode.tolerance)
             seconds["quantize"] = perf_counter() - start
@@ -148,6 +152,14 @@ def export(
         sparse=stored,
         integers=integers,
     )
+
+
+def _finish(path: Path, sparse: Sparse, slim: bool) -> Stored | None:
+    """The passes over a file whose numbers are what they shall be."""
+    stored = store_sparse(path, sparse)
+    if slim:
+        path.write_bytes(slimmed(path.read_bytes()))
+    return stored
 
 
 def _as_stored(specs: Sequence[TensorSpec], ports: Mapping[str, Port]) -> tuple[TensorSpec, ...]:
