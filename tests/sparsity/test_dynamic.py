@@ -1,5 +1,7 @@
 """Training sparse from the start: how many connections, which ones move, and where to."""
 
+from dataclasses import dataclass
+
 import keras
 import numpy as np
 import pytest
@@ -50,16 +52,55 @@ def arrays(values):
 
 
 class Watch(keras.callbacks.Callback):
-    """Masks and weights after every step."""
+    """Masks, weights and moments after every step; saves the model once, after step `save_at`."""
 
-    def __init__(self):
+    def __init__(self, save_at=0, path=None):
         super().__init__()
-        self.masks, self.weights = [], []
+        self.masks, self.weights, self.slots = [], [], []
+        self.save_at, self.path = save_at, path
 
     def on_train_batch_end(self, batch, logs=None):
         rule = rule_of(self.model)
         self.masks.append(arrays(rule.masks.values()))
         self.weights.append(arrays(self.model.trainable_variables[p] for p in rule.masks))
+        self.slots.append([(p, ops.convert_to_numpy(slot)) for p, slot in rule._slots])
+        if len(self.masks) == self.save_at:
+            self.model.save(self.path)
+
+
+@dataclass
+class Run:
+    """A whole training run that was watched."""
+
+    model: keras.Model
+    first: list
+    start: list
+    watch: Watch
+    saved: str
+
+
+PATTERNS = {"rigl": Element(), "set": Block((4, 2)), "random": NofM(1, 4)}
+RUNS: dict[str, Run] = {}
+FIT = {"batch_size": 16, "verbose": 0, "shuffle": False}
+
+
+@pytest.fixture
+def run(request, tmp_path_factory):
+    """The run of a criterion, made once."""
+    criterion = request.param
+    if criterion not in RUNS:
+        model = network()
+        sentei.prune(
+            model, schedule(), criterion=criterion, pattern=PATTERNS[criterion],
+            layers=["conv", "wide"], seed=5,
+        )  # fmt: skip
+        first = arrays(rule_of(model).masks.values())
+        start = arrays(model.trainable_variables[p] for p in rule_of(model).masks)
+        path = str(tmp_path_factory.mktemp(criterion) / "half.keras")
+        watch = Watch(save_at=2, path=path)  # in the middle of an interval
+        model.fit(X, Y, epochs=4, callbacks=[watch], **FIT)
+        RUNS[criterion] = Run(model, first, start, watch, path)
+    return RUNS[criterion]
 
 
 # --- the algorithm, against a plain restatement ---------------------------------------------------
@@ -126,26 +167,52 @@ def hashed(place, step, seed):
 # --- in training ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("criterion", ["rigl", "set", "random"])
-def test_the_number_of_connections_never_changes_and_weights_stay_on_them(criterion):
-    model = network()
-    sentei.prune(model, schedule(), criterion=criterion)
-    first = arrays(rule_of(model).masks.values())
-    start = arrays(model.trainable_variables[p] for p in rule_of(model).masks)
-    assert all(not w[~m].any() for w, m in zip(start, first, strict=True))
-    watch = Watch()
-    model.fit(X, Y, batch_size=16, epochs=5, verbose=0, callbacks=[watch], shuffle=False)
-    expected = [round(m.size * 0.25) for m in first]
-    for masks, weights in zip(watch.masks, watch.weights, strict=True):
+@pytest.mark.parametrize("run", ["rigl", "set", "random"], indirect=True)
+def test_the_number_of_connections_never_changes_and_weights_stay_on_them(run):
+    assert all(not w[~m].any() for w, m in zip(run.start, run.first, strict=True))
+    expected = [round(m.size * 0.25) for m in run.first]
+    assert len(run.watch.masks) == 16
+    for masks, weights in zip(run.watch.masks, run.watch.weights, strict=True):
         assert [int(m.sum()) for m in masks] == expected
         assert all(not w[~m].any() for w, m in zip(weights, masks, strict=True))
     moved = [
         any((a != b).any() for a, b in zip(before, after, strict=True))
-        for before, after in zip([first, *watch.masks], watch.masks, strict=False)
+        for before, after in zip([run.first, *run.watch.masks], run.watch.masks, strict=False)
     ]
     # Updates at steps 4 and 8; at 12 (75 % of 16) they have stopped.
     moving = [step for step, changed in enumerate(moved, start=1) if changed]
-    assert moving == ([] if criterion == "random" else [4, 8])
+    assert moving == ([] if rule_of(run.model).criterion == "random" else [4, 8])
+
+
+@pytest.mark.parametrize("run", ["rigl"], indirect=True)
+def test_moments_of_what_went_and_of_what_came_are_zero(run):
+    rule = rule_of(run.model)
+    assert len(rule._slots) == 2 * len(rule.masks)  # Adam has two
+    masks = run.watch.masks
+    stays = dict(zip(rule.masks, map(np.logical_and, masks[2], masks[3]), strict=True))
+    for position, slot in run.watch.slots[3]:
+        assert not slot[~stays[position]].any()
+        assert slot[stays[position]].any()
+
+
+@pytest.mark.parametrize("run", ["set"], indirect=True)
+def test_blocks_move_whole(run):
+    for conv, wide in run.watch.masks:
+        assert set(np.unique(conv.reshape(9, 4, 4, 2).sum((1, 3)))) == {0, 8}
+        assert set(np.unique(wide.reshape(32, 4, 8, 2).sum((1, 3)))) == {0, 8}
+
+
+@pytest.mark.parametrize(
+    "run", ["rigl", pytest.param("set", marks=pytest.mark.slow)], indirect=True
+)
+def test_a_saved_run_goes_on_bit_for_bit(run):
+    loaded = keras.models.load_model(run.saved)
+    loaded.fit(X[32:], Y[32:], **FIT)
+    loaded.fit(X, Y, epochs=3, **FIT)
+    for ours, theirs in zip(run.model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(*arrays((ours, theirs)))
+    for ours, theirs in zip(run.model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(*arrays((ours, theirs)))
 
 
 def test_rigl_grows_where_the_dense_gradient_is_largest():
@@ -179,54 +246,6 @@ def dense_gradient(kernel, model):
     share[np.arange(64), Y] -= 1
     back = share / 64 @ ops.convert_to_numpy(head.kernel).T * (hidden > 0)
     return x.T @ back
-
-
-def test_moments_of_what_went_and_of_what_came_are_zero():
-    model = network()
-    sentei.prune(model, schedule(), criterion="rigl")
-    rule = rule_of(model)
-    assert len(rule._slots) == 2 * len(rule.masks)  # Adam has two
-
-    class Check(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 3:
-                self.slots = [(p, ops.convert_to_numpy(slot)) for p, slot in rule._slots]
-
-    watch, check = Watch(), Check()
-    model.fit(X, Y, batch_size=16, epochs=1, verbose=0, callbacks=[watch, check], shuffle=False)
-    stays = dict(zip(rule.masks, map(np.logical_and, watch.masks[2], watch.masks[3]), strict=True))
-    for position, slot in check.slots:
-        assert not slot[~stays[position]].any()
-        assert slot[stays[position]].any()
-
-
-def test_blocks_move_whole():
-    model = network()
-    sentei.prune(model, schedule(), criterion="rigl", pattern=Block((4, 2)), layers=["wide"])
-    watch = Watch()
-    model.fit(X, Y, batch_size=16, epochs=2, verbose=0, callbacks=[watch])
-    assert {int(masks[0].sum()) for masks in watch.masks} == {128 * 16 // 4}
-    for masks in watch.masks:
-        assert set(np.unique(masks[0].reshape(32, 4, 8, 2).sum((1, 3)))) == {0, 8}
-    assert (watch.masks[0][0] != watch.masks[-1][0]).any()
-
-
-@pytest.mark.parametrize("criterion", ["rigl", pytest.param("set", marks=pytest.mark.slow)])
-def test_a_saved_run_goes_on_bit_for_bit(criterion, tmp_path):
-    whole, half = network(), network()
-    for model in (whole, half):
-        sentei.prune(model, schedule(), criterion=criterion, seed=5)
-    fit = {"batch_size": 16, "verbose": 0, "shuffle": False}
-    whole.fit(X, Y, epochs=3, **fit)
-    half.fit(X[:32], Y[:32], **fit)  # in the middle of an interval
-    half.save(tmp_path / "half.keras")
-    loaded = keras.models.load_model(tmp_path / "half.keras")
-    loaded.fit(X[32:], Y[32:], **fit)
-    loaded.fit(X, Y, epochs=2, **fit)
-    for ours, theirs in zip(whole.weights, loaded.weights, strict=True):
-        np.testing.assert_array_equal(*arrays((ours, theirs)))
-    for ours, theirs in zip(whole.optimizer.variables, loaded.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(*arrays((ours, theirs)))
 
 
 # --- distributions -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from sentei.sparsity.prune import prune, pruning
 from sentei.sparsity.ready import xnnpack_ready
 from sentei.sparsity.report import report
 from sentei.sparsity.rule import Pruning
+from sentei.sparsity.saliency import MovementPruning, OneShot
 
 __all__ = [
     "Block",
@@ -18,7 +19,9 @@ __all__ = [
     "Element",
     "KeptZeros",
     "Log",
+    "MovementPruning",
     "NofM",
+    "OneShot",
     "Pattern",
     "PolynomialDecay",
     "Pruning",

@@ -17,6 +17,7 @@ from sentei.sparsity.allocate import distribute
 from sentei.sparsity.dynamic import GROWTH, DynamicSparsity
 from sentei.sparsity.patterns import Element, NofM, Pattern
 from sentei.sparsity.rule import PrunedWeight, Pruning, not_finite
+from sentei.sparsity.saliency import SALIENCY
 
 
 def prune(
@@ -50,7 +51,9 @@ def prune(
             with `keras.saving.register_keras_serializable` if the model is to be saved. Or one
             that trains sparse from the first step, with a schedule of constant sparsity whose
             `end_step` is the end of training: `"rigl"`, `"set"` or `"random"`
-            (`sentei.sparsity.DynamicSparsity`).
+            (`sentei.sparsity.DynamicSparsity`). Or one that asks the gradients: `"snip"`, once,
+            on the first batch (`sentei.sparsity.OneShot`), or `"movement"`
+            (`sentei.sparsity.MovementPruning`).
         scope: `"layer"`: each weight reaches the sparsity; `"global"`: all of them together, by
             one threshold across layers.
         layers: which layers, and their own final sparsities: `None` (kernels of Dense,
@@ -143,6 +146,8 @@ def pruning(
         values = ops.convert_to_numpy(variables[pruned.weight.index]).astype("float32")
         if not np.isfinite(values).all():
             raise not_finite(pruned.weight.path)
+    if isinstance(criterion, str) and criterion in SALIENCY:
+        return SALIENCY[criterion](schedule, weights, pattern, criterion, scope)
     if not (isinstance(criterion, str) and criterion in GROWTH):
         return Pruning(schedule, weights, pattern, criterion, scope)
     if scope != "layer":

@@ -201,10 +201,17 @@ class Pruning(Projection):
         """The masks of update number `row`."""
         scored = [
             # What is pruned already ranks below everything that is not, in order of position.
-            ops.where(mask, ops.cast(self._score(weight), "float32"), -np.inf)
-            for weight, mask in zip(weights, old, strict=True)
+            ops.where(mask, score, -np.inf)
+            for score, mask in zip(self._scores(weights), old, strict=True)
         ]
-        keep = ops.take(ops.convert_to_tensor(self._keep), row, axis=1)
+        return self._best(scored, ops.take(ops.convert_to_tensor(self._keep), row, axis=1))
+
+    def _scores(self, weights: Sequence[Any]) -> list[Any]:
+        """A float32 score for every weight that is kept: higher is kept longer."""
+        return [ops.cast(self._score(weight), "float32") for weight in weights]
+
+    def _best(self, scored: list[Any], keep: Any) -> list[Any]:
+        """The masks of the best scores: `keep[i]` units of weight i, `keep[0]` of all of them."""
         if self.scope == "global":
             return self._global_masks(scored, keep[0])
         return [

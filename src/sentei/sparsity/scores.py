@@ -26,8 +26,8 @@ def magnitude(weight: Any) -> Any:
 
 
 CRITERIA: dict[str, Criterion] = {"magnitude": magnitude}
-# With those that train sparse from the start, which are rules of their own (see `dynamic`).
-_NAMES = (*CRITERIA, "rigl", "set", "random")
+# With those that are rules of their own (see `dynamic` and `saliency`).
+_NAMES = (*CRITERIA, "rigl", "set", "random", "snip", "movement")
 
 
 def criterion_named(criterion: str | Criterion) -> Criterion:
