@@ -8,6 +8,7 @@ from sentei.quantization.observers import OBSERVERS
 from sentei.quantization.plan import Plan
 from sentei.quantization.quantize import quantize, quantized, quantizers
 from sentei.quantization.quantizer import Quantizer
+from sentei.quantization.rate_log import RateLog, RateReport, rate_report
 from sentei.quantization.report import Report, report
 from sentei.quantization.scheme import SCHEMES, Custom, Int4, Int8, Int16x8
 
@@ -23,11 +24,14 @@ __all__ = [
     "Plan",
     "QuantizedModel",
     "Quantizer",
+    "RateLog",
+    "RateReport",
     "Report",
     "calibrate",
     "equalize",
     "quantize",
     "quantized",
     "quantizers",
+    "rate_report",
     "report",
 ]

@@ -202,3 +202,13 @@ def kernels(layer: Any) -> list[tuple[Any, int | None]]:
                     front = None if axis is None else len(variable.shape) + axis
                     found.setdefault(name, (variable, front))
     return list(found.values())
+
+
+def biases(layer: Any) -> list[Any]:
+    """The biases beside a layer's kernels, if it has any.
+
+    Args:
+        layer: Any Keras layer.
+    """
+    own = layer.weights if kernels(layer) else []
+    return [variable for variable in own if variable.name == "bias"]

@@ -32,6 +32,8 @@ class Custom:
         ranges: What training does to a calibrated range: `"fixed"`, `"moving"`, `"learned"`.
         momentum: How much of the old range a moving one keeps at each step.
         frozen_after: After how many steps a moving range stays as it is; None: never.
+        rate: The price of a kilobyte of coded weights, in units of the loss: weights, biases too,
+            get one learned step each and training pays for their entropy. None: bits are free.
     """
 
     weight_bits: int | None = 8
@@ -45,6 +47,7 @@ class Custom:
     ranges: str = "fixed"
     momentum: float = 0.99
     frozen_after: int | None = None
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         if self.observer not in OBSERVERS:
@@ -53,6 +56,11 @@ class Custom:
             )
         if self.ranges not in RANGES:
             raise SenteiError(f"`ranges` must be one of {RANGES}. Received: {self.ranges!r}.")
+        if self.rate is not None and (self.rate < 0 or self.weight_bits is None):
+            raise SenteiError(
+                "`rate`, the price of a kilobyte, must be at least 0, of weights that have bits. "
+                f"Received: rate={self.rate}, weight_bits={self.weight_bits}."
+            )
         for bits in (self.weight_bits, self.activation_bits):
             if bits is not None:
                 Kind(bits=bits, rounding=self.rounding)
@@ -72,7 +80,7 @@ class Custom:
         """
         if self.weight_bits is None:
             return None
-        axis = axis if self.per_channel else None
+        axis = axis if self.per_channel and self.rate is None else None
         return Kind(
             self.weight_bits,
             symmetric=True,

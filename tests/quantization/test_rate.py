@@ -1,0 +1,141 @@
+"""Prices on bits: the estimate, its slope, and what training and the file make of them."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import sentei
+from sentei.core.errors import SenteiError
+from sentei.quantization import Custom, RateLog, quantizers, rate_report
+from sentei.quantization import rate as rates
+from sentei.quantization.rated import BITS_IN_KILOBYTE
+
+pytestmark = pytest.mark.core
+
+
+def uneven(seed=0, shape=(60, 50)):
+    """Integers whose rows and columns are of different density."""
+    random = np.random.default_rng(seed)
+    dense = np.outer(random.random(shape[0]) ** 2, random.random(shape[1]))
+    size = random.geometric(0.6, shape) * random.choice([-1, 1], shape)
+    return np.where(random.random(shape) < dense, size, 0).astype("float32")
+
+
+def numpy_bits(q):
+    """The code length by a plain reading of its definition."""
+    occupied = q != 0
+    mean, n = occupied.mean(), q.size
+    chance = mean
+    for axis in range(q.ndim):
+        density = occupied.mean(tuple(a for a in range(q.ndim) if a != axis), keepdims=True)
+        half = 0.5 * q.shape[axis] / n
+        chance = chance * (density + half) / (mean + half)
+    chance = np.clip(chance, 1e-4, 0.98)
+    size = np.abs(q)[occupied].astype(int)
+    shares = np.append(np.bincount(size, minlength=5)[1:5], (size > 4).sum()) / len(size)
+    shares = shares * 0.98 + 0.02 / 5
+    excess = max((size[size > 4] - 4).mean(), 1.0) if (size > 4).any() else 1.0
+    last = 1 / (excess + 1)
+    bits = -np.log2(1 - chance)
+    bits[occupied] = -np.log2(chance[occupied]) + 1 - np.log2(shares[np.minimum(size, 5) - 1])
+    bits[np.abs(q) > 4] -= np.log2(last) + (np.abs(q)[np.abs(q) > 4] - 5) * np.log2(1 - last)
+    return bits
+
+
+def numbers(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 20), (400,)])
+def test_the_code_length_is_what_it_says(shape):
+    q = uneven(shape=(*shape, 1) if len(shape) < 2 else (np.prod(shape[:-1]), shape[-1]))
+    q = q.reshape(shape)
+    for library in (np, ops):
+        table = rates.fit(ops.convert_to_tensor(q) if library is ops else q, library)
+        table = rates.Table(*[keras.tree.map_structure(ops.convert_to_tensor, part) for part in
+                              (list(table.densities), table.shares, table.excess)])  # fmt: skip
+        found = numbers(rates.code_length(ops.convert_to_tensor(q), table, 127))
+        np.testing.assert_allclose(found, numpy_bits(q), rtol=1e-4, atol=1e-4)
+
+
+def rated(price, model=None, **changes):
+    if model is None:
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
+    return sentei.quantize(model, Custom(activation_bits=None, rate=price, **changes))
+
+
+def test_one_step_goes_down_the_slope():
+    """With no other loss, plain descent moves each weight by rate x price x slope."""
+    qmodel = rated(100.0)
+    quantizer = quantizers(qmodel)[0][1]
+    kernel = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
+    kernel = np.sign(kernel) * (np.floor(np.abs(kernel) * 2) + 0.3)  # far from every integer
+    quantizer.variable.assign(kernel)
+    quantizer.set_step(1.0)
+    low = np.floor(np.abs(kernel))
+    table = quantizer.table()
+    costs = [numbers(rates.code_length(ops.convert_to_tensor(low + k), table, 127)) for k in (0, 1)]
+    slope = np.maximum(costs[1] - costs[0], 1.0) * np.sign(kernel)
+    qmodel.compile(keras.optimizers.SGD(0.1), lambda y, out: 0.0 * ops.sum(out))
+    qmodel.fit(np.zeros((4, 6), "float32"), np.zeros(4), batch_size=4, verbose=0)
+    moved = kernel - numbers(quantizer.variable)
+    np.testing.assert_allclose(moved, 0.1 * 100 / BITS_IN_KILOBYTE * slope, rtol=1e-2, atol=1e-6)
+
+
+def task():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(512, 12)).astype("float32")
+    y = (x[:, 0] * x[:, 1] > 0).astype("int64")
+    model = keras.Sequential(
+        [keras.Input((12,)), keras.layers.Dense(24, activation="relu"), keras.layers.Dense(2)]
+    )
+    return model, x, y
+
+
+def priced_task(price):
+    keras.utils.set_random_seed(0)
+    model, x, y = task()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    qmodel = rated(price, model)
+    qmodel.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"])
+    return qmodel, x, y
+
+
+def test_a_price_buys_bits_and_training_resumes(tmp_path):
+    qmodel, x, y = priced_task(1.0)
+    before = rate_report(qmodel).bits
+    log = RateLog()
+    history = qmodel.fit(x, y, batch_size=64, epochs=12, verbose=0, callbacks=[log]).history
+    assert rate_report(qmodel).bits < 0.5 * before
+    assert history["accuracy"][-1] > 0.85
+    assert history["bits_per_weight"][-1] == pytest.approx(rate_report(qmodel).bits_per_weight)
+    assert "all: " in str(rate_report(qmodel))
+    qmodel.save(tmp_path / "half.keras")
+    again = keras.models.load_model(tmp_path / "half.keras")
+    assert rate_report(again).rows == rate_report(qmodel).rows
+    for model in (qmodel, again):
+        model.fit(x, y, batch_size=64, epochs=1, verbose=0, shuffle=False)
+    assert rate_report(again).rows == rate_report(qmodel).rows
+
+
+def test_pruned_weights_stay_zero():
+    keras.utils.set_random_seed(0)
+    model, x, y = task()
+    kernel = model.layers[0].kernel
+    mask = np.random.default_rng(0).random(kernel.shape) < 0.3
+    kernel.assign(numbers(kernel) * mask)
+    qmodel = rated(0.1, model)
+    qmodel.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    sentei.preserve(qmodel)
+    qmodel.fit(x, y, batch_size=256, verbose=0)
+    assert (numbers(kernel)[~mask] == 0).all()
+    assert quantizers(qmodel)[0][1].integers()[mask].any()
+
+
+def test_a_price_without_bits_is_refused():
+    for changes in ({"rate": -1.0}, {"rate": 1.0, "weight_bits": None}):
+        with pytest.raises(SenteiError, match="the price of a kilobyte, must be at least 0"):
+            Custom(**changes)
+    with pytest.raises(SenteiError, match="has a price"):
+        rate_report(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]))
