@@ -213,18 +213,19 @@ def main() -> None:
     scale = 3 if arguments.full else 1
     if arguments.fresh:
         save([])
-    for seed in range(1 if arguments.quick else 3):
-        for name, case in CASES.items():
-            if arguments.only not in (None, name):
-                continue
-            data = mnist(arguments.data, case.shape)
-            for price in case.prices[:1] if arguments.quick else case.prices:
-                key = (name, seed, price, scale * case.epochs)
-                if key in [(r["network"], r["seed"], r["price"], r["epochs"]) for r in load()]:
-                    continue
-                row = run(*key[:3], data, scale)
-                print(row, flush=True)
-                save([*load(), row])
+    names = [name for name in CASES if arguments.only in (None, name)]
+    plan = [
+        (name, seed, price, scale * CASES[name].epochs)
+        for rank in range(1 if arguments.quick else 9)  # the first price of all seeds comes first
+        for name in names
+        for price in CASES[name].prices[rank : rank + 1]
+        for seed in range(1 if arguments.quick else 3)
+    ]
+    for key in plan:
+        if key not in [(r["network"], r["seed"], r["price"], r["epochs"]) for r in load()]:
+            row = run(*key[:3], mnist(arguments.data, CASES[key[0]].shape), scale)
+            print(row, flush=True)
+            save([*load(), row])
     print(table(load()))
 
 

@@ -23,8 +23,9 @@ _HOME = {
     "pack": "sentei.codec.packing",
     "unpack": "sentei.codec.unpacking",
     "quantize_file": "sentei.litert.post",
+    "compress": "sentei.compression.search",
 }
-_ROOMS = ("core", "sparsity", "clustering", "quantization", "codec", "litert")
+_ROOMS = ("core", "sparsity", "clustering", "quantization", "codec", "litert", "compression")
 
 __all__ = [*sorted(_HOME), "clustering", "codec", "quantization", "sparsity"]
 

@@ -78,8 +78,8 @@ def code_length(places: Any, table: Table, most: int) -> Any:
     """
     size = ops.abs(places)
     known = ops.stop_gradient(size)
-    zero, other = _of_occupation(places.shape, table.densities)
-    magnitudes = _of_magnitudes(table, most + 1)
+    zero, other = of_occupation(places.shape, table)
+    magnitudes = of_magnitudes(table, most + 1)
     low = ops.cast(known, "int32")  # rounds down
     below = ops.where(low > 0, other + ops.take(magnitudes, low), zero)
     above = other + ops.take(magnitudes, low + 1)
@@ -87,36 +87,53 @@ def code_length(places: Any, table: Table, most: int) -> Any:
     return nearest + ops.maximum(above - below, _LEAST_SLOPE) * (size - known)
 
 
-def _of_occupation(shape: Sequence[int], densities: Sequence[Any]) -> tuple[Any, Any]:
+def of_occupation(shape: Sequence[int], table: Table, xp: Any = ops) -> tuple[Any, Any]:
     """Bits to say that an element is zero, and that it is not.
 
     The chance is the product of the axes' densities, each over the whole tensor's: as if the axes
     were independent.
+
+    Args:
+        shape: The tensor's.
+        table: What the coder knows.
+        xp: The library of arrays: `keras.ops` or `numpy`.
+
+    Returns:
+        Two arrays of that shape.
     """
-    mean = ops.maximum(ops.mean(densities[0]), _LEAST)
+    mean = xp.maximum(xp.mean(table.densities[0]), _LEAST)
     chance = mean
-    for axis, density in enumerate(densities):
+    for axis, density in enumerate(table.densities):
         around = [1] * len(shape)
         around[axis] = -1
         # Half an element everywhere, so that an empty row may fill again.
         least = 0.5 * shape[axis] / math.prod(shape)
-        chance = chance * ops.reshape((density + least) / (mean + least), around)
-    chance = ops.clip(chance, _LEAST, _MOST)
-    return -_log2(1.0 - chance), -_log2(chance)
+        chance = chance * xp.reshape((density + least) / (mean + least), around)
+    chance = xp.clip(chance, _LEAST, _MOST)
+    return -_log2(1.0 - chance, xp), -_log2(chance, xp)
 
 
-def _of_magnitudes(table: Table, most: int) -> Any:
-    """Bits of the sign and of each magnitude from 0 (which has none) to `most`."""
+def of_magnitudes(table: Table, most: int, xp: Any = ops) -> Any:
+    """Bits of the sign and of each magnitude from 0 (which has none) to `most`.
+
+    Args:
+        table: What the coder knows.
+        most: The largest, more than `LISTED`.
+        xp: The library of arrays: `keras.ops` or `numpy`.
+
+    Returns:
+        Array of shape `(most + 1,)`.
+    """
     even = 1.0 / (LISTED + 1)
-    costs = 1.0 - _log2(table.shares * (1.0 - _SMOOTHING) + even * _SMOOTHING)
+    costs = 1.0 - _log2(table.shares * (1.0 - _SMOOTHING) + even * _SMOOTHING, xp)
     last = 1.0 / (table.excess[0] + 1.0)  # the chance that one of the tail is not larger still
-    more = ops.arange(most - LISTED, dtype="float32")
-    tail = costs[LISTED] - _log2(last) - more * _log2(1.0 - last)
-    return ops.concatenate([ops.zeros(1), costs[:LISTED], tail])
+    more = xp.arange(most - LISTED, dtype="float32")
+    tail = costs[LISTED] - _log2(last, xp) - more * _log2(1.0 - last, xp)
+    return xp.concatenate([xp.zeros(1), costs[:LISTED], tail])
 
 
-def _log2(x: Any) -> Any:
-    return ops.log(x) * (1.0 / math.log(2.0))
+def _log2(x: Any, xp: Any) -> Any:
+    return xp.log(x) * (1.0 / math.log(2.0))
 
 
 def _number(condition: Any, xp: Any) -> Any:

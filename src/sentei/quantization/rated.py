@@ -133,6 +133,11 @@ class RatedQuantizer(WeightQuantizer):
         """See the base class."""
         return self.grid_of(np.empty(0))
 
+    def numbers(self) -> tuple[Any, Any]:
+        """Scale and zero point as tensors of the program that is being run or traced."""
+        scale = ops.exp(self.log_step.value)
+        return scale, ops.zeros_like(scale)
+
     def _keep(self, table: rates.Table, memory: float) -> None:
         olds = [*self.densities, self.shares, self.excess]
         for old, new in zip(olds, [*table.densities, table.shares, table.excess], strict=True):
