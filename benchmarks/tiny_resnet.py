@@ -37,7 +37,7 @@ from sentei.quantization import Custom, RateLog, rate_report
 RESULTS = data.HERE / "results"
 BATCH, LEARNING_RATE = 128, 2e-3
 TARGETS = {20: 20, 56: 30}  # how many times smaller than the float file
-PRICES = {20: 0.004, 56: 0.002}  # of a kilobyte
+PRICES = {20: 0.008, 56: 0.004}  # of a kilobyte
 # Of the training images, for `--post`.
 CALIBRATION = 4000
 
