@@ -94,15 +94,9 @@ def matrices_of(qmodel: Any, float_model: Any, batches: Sequence[Any]) -> list[M
         float_model: What it shares its variables with.
         batches: What to call the float model with.
     """
-    layer = quantized(qmodel)
-    plan = [] if layer is None else [w for w in layer.plan.weights if not w.stored_float]
-    moments = moments_of(float_model, [weight.layer for weight in plan], batches)
-    found = []
-    for weight in plan:
-        quantizer = layer.by_name[weight.label] if layer is not None else None
-        if isinstance(quantizer, RatedQuantizer):
-            found.append(Matrix(weight, quantizer, _fitting(weight, moments)))
-    return found
+    kernels = [pair for pair in _rated(qmodel) if not pair[1].stored_float]
+    moments = moments_of(float_model, [weight.layer for weight, _ in kernels], batches)
+    return [Matrix(weight, own, _fitting(weight, moments)) for weight, own in kernels]
 
 
 def round_biases(qmodel: Any) -> None:
@@ -111,12 +105,18 @@ def round_biases(qmodel: Any) -> None:
     Args:
         qmodel: A model quantized with a price.
     """
-    layer = quantized(qmodel)
-    for weight in [] if layer is None else layer.plan.weights:
-        quantizer = layer.by_name[weight.label] if layer is not None else None
-        if weight.stored_float and isinstance(quantizer, RatedQuantizer):
+    for weight, quantizer in _rated(qmodel):
+        if quantizer.stored_float:
             largest = float(np.abs(_numbers(weight.variable)).max(initial=0.0))
             quantizer.set_step(max(largest / quantizer.kind.high, 1e-8))
+
+
+def _rated(qmodel: Any) -> list[tuple[Any, RatedQuantizer]]:
+    layer = quantized(qmodel)
+    if layer is None:
+        return []
+    pairs = [(weight, layer.by_name[weight.label]) for weight in layer.plan.weights]
+    return [(weight, own) for weight, own in pairs if isinstance(own, RatedQuantizer)]
 
 
 def _fitting(weight: Any, moments: dict[int, Moments]) -> Moments | None:

@@ -18,7 +18,6 @@ from sentei.quantization.quantizer import (
     Quantizer,
     WeightQuantizer,
 )
-from sentei.quantization.rated import RatedQuantizer
 from sentei.quantization.scheme import Custom
 from sentei.quantization.settings import Settings
 
@@ -231,12 +230,7 @@ def _plan(model: Any, settings: Settings) -> Plan:
 
 
 def _weight_quantizer(weight: Weight, number: int) -> WeightQuantizer:
-    about: dict[str, Any] = {"label": weight.label, "name": f"grid_{number}"}
-    if weight.rate is None:
-        quantizer = WeightQuantizer(weight.kind, **about)
-    else:
-        about |= {"price": weight.rate, "stored_float": weight.stored_float}
-        quantizer = RatedQuantizer(weight.kind, **about)
+    quantizer = WeightQuantizer(weight.kind, label=weight.label, name=f"grid_{number}")
     quantizer.watch(weight.variable)
     return quantizer
 

@@ -43,16 +43,12 @@ class Weight:
         layer: The layer that owns it.
         variable: The Keras variable.
         kind: The sort of grid.
-        rate: The price of a kilobyte of its code; None if bits are free.
-        stored_float: Whether the file holds it in floating point, rounded.
     """
 
     label: str
     layer: Any
     variable: Any
     kind: Kind
-    rate: float | None = None
-    stored_float: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,13 +120,8 @@ def plan_weights(model: Any, scheme_of: SchemeOf) -> list[Weight]:
             matrix = len(variable.shape) == 2 and axis == 1
             kind = scheme.weight(axis, matrix)
             if kind is not None:
-                weight = Weight(f"{path}/{variable.name}", layer, variable, kind, scheme.rate)
+                weight = Weight(f"{path}/{variable.name}", layer, variable, kind)
                 found.setdefault(id(variable), weight)
-        whole = scheme.weight(None)
-        for variable in rules.biases(layer) if scheme.rate is not None else ():
-            if whole is not None:
-                label = f"{path}/{variable.name}"
-                found[id(variable)] = Weight(label, layer, variable, whole, scheme.rate, True)
     return list(found.values())
 
 

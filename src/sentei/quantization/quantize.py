@@ -15,6 +15,7 @@ from sentei.core.select import require_built, sublayers
 from sentei.quantization.calibrate import calibrate
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.quantizer import Quantizer
+from sentei.quantization.rated_model import RatedModel, has_price
 from sentei.quantization.scheme import Custom, scheme_of
 
 
@@ -62,7 +63,8 @@ def quantize(
     default, own = scheme_of(scheme), layers
     if calibration is None:
         default, own = _observing(default), _own_observing(layers)
-    layer = QuantizedModel(model, default, own, name=f"quantized_{model.name}")
+    kind = RatedModel if has_price(default, own) else QuantizedModel
+    layer = kind(model, default, own, name=f"quantized_{model.name}")
     if strict:
         _require_all_integer(layer)
     inputs = _inputs(model)
