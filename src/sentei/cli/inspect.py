@@ -7,7 +7,6 @@ from typing import Any
 
 from sentei.cli.arguments import command
 from sentei.cli.output import only_our_output, show
-from sentei.codec.container import MAGIC
 
 
 def add(commands: Any) -> None:
@@ -37,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         The exit status.
     """
+    from sentei.codec.container import MAGIC
+
     with Path(arguments.file).open("rb") if Path(arguments.file).is_file() else BytesIO() as file:
         packed = file.read(len(MAGIC)) == MAGIC
     if packed:

@@ -237,7 +237,7 @@ def extremes(values: Any, kind: Kind, xp: Any = ops) -> tuple[Any, Any]:
     return xp.min(padded, axis=1), xp.max(padded, axis=1)
 
 
-def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind) -> Any:
+def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind, inverted: bool = False) -> Any:
     """Numbers rounded to a grid, with gradients that training can use.
 
     The gradient goes straight through inside the range and to the range's ends outside of it
@@ -249,6 +249,8 @@ def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind) -> Any:
         scale: One per channel, or one; floating.
         zero_point: The same shape, floating.
         kind: The grid's kind.
+        inverted: Whether to multiply by `1 / scale` instead of dividing by `scale`, as XNNPACK does
+            with a model's inputs: once in some hundred thousand numbers it is another integer.
 
     Returns:
         The tensor, of the same shape, on the grid.
@@ -258,7 +260,8 @@ def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind) -> Any:
     low, high = (kind.low - zero) * step, (kind.high - zero) * step
     # Not maximum and minimum: their gradient at equality is split in two.
     inside = ops.where(x < low, low, ops.where(x > high, high, x))
-    whole = ops.clip(_round(x / step, kind.rounding, ops) + zero, kind.low, kind.high)
+    steps = x * (1.0 / step) if inverted else x / step
+    whole = ops.clip(_round(steps, kind.rounding, ops) + zero, kind.low, kind.high)
     on_grid = (whole - zero) * step
     # The difference is at most half a step: by Sterbenz' lemma the sum is `on_grid` exactly.
     return inside + ops.stop_gradient(on_grid - inside)

@@ -11,6 +11,8 @@ from keras import ops
 
 from sentei.core.graph import Graph, Node, Tensor, filled, graph_of, is_graph
 from sentei.core.state import run_on
+from sentei.quantization.biases import Contraction
+from sentei.quantization.integers import Exact, emitted
 from sentei.quantization.plan import Activation, Plan, Weight, plan_graph, plan_weights
 from sentei.quantization.quantizer import (
     ActivationQuantizer,
@@ -67,6 +69,7 @@ class QuantizedModel(keras.layers.Layer):
             if activation.weight is None:
                 self.by_name[label] = _activation_quantizer(activation, len(self.by_name))
         self.settings.check_used(float_model)
+        self.applied = _Applied(name="applied")
         self.supports_masking = True
         self.built = True
 
@@ -103,11 +106,15 @@ class QuantizedModel(keras.layers.Layer):
             training: As for the float model.
         """
         weights = []
+        # In training nothing is computed in integers: there are gradients to be had.
+        scales: dict[str, Any] | None = None if training else {}
         for weight in self.plan.weights:
-            value = weight.variable.value
-            weights.append((weight.variable, self.by_name[weight.label](value)))
+            quantizer, value = self.by_name[weight.label], weight.variable.value
+            weights.append((weight.variable, quantizer(value)))
+            if scales is not None:
+                scales[weight.label] = quantizer.numbers()[0]
         return run_on(
-            self, self.variables, weights, lambda: self.walk(inputs, self._round, training)
+            self, self.variables, weights, lambda: self.walk(inputs, self._round, training, scales)
         )
 
     def watched(self, inputs: Any, watch: Watch) -> Any:
@@ -130,7 +137,11 @@ class QuantizedModel(keras.layers.Layer):
         return self.walk(inputs, see, False)
 
     def walk(
-        self, inputs: Any, rounded: Callable[[str, Any, Tensor | None], Any], training: bool | None
+        self,
+        inputs: Any,
+        rounded: Callable[[str, Any, Tensor | None], Any],
+        training: bool | None,
+        scales: Mapping[str, Any] | None = None,
     ) -> Any:
         """Runs the model's graph, giving every tensor with a grid to a function.
 
@@ -139,6 +150,9 @@ class QuantizedModel(keras.layers.Layer):
             rounded: What to put in place of a tensor: a function of the label of its grid, the
                 tensor, and where it is in the graph (None: within a layer).
             training: As for the float model.
+            scales: The steps of the kernels' grids, to compute in integers what can be, and to
+                round the biases of the rest. In training neither is done: the batch normalization
+                folded into them is that of inference, and gradients are wanted.
 
         Returns:
             The structure of outputs of the float model.
@@ -148,11 +162,30 @@ class QuantizedModel(keras.layers.Layer):
             return self.float_model(inputs, training=training)
         values: dict[Tensor, Any] = {}
         leaves = keras.tree.flatten(inputs)
+        done: set[int] = set()
         for node in graph.nodes:
-            if node.operation is None:
+            if node.index in done:
+                continue
+            exact = plan.exact.get(node.index) if scales is not None else None
+            if exact is not None and scales is not None and self._is_exact(exact):
+                value = self._in_integers(exact, [values[t] for t in node.inputs], scales)
+                if exact.tensor is not None:
+                    values[exact.tensor] = value
+                    done.update(exact.nodes)
+                    continue
+                results = [node.operation.activation(value)]
+            elif exact is not None and exact.contraction is not None and self._is_emitted(exact):
+                value = self._emitted(exact, exact.contraction, values[node.inputs[0]], rounded)
+                results = [value]
+                if exact.tensor is not None:
+                    values[exact.tensor] = rounded(exact.output, value, exact.tensor)
+                    done.update(exact.nodes)
+                    continue
+            elif node.operation is None:
                 results = [leaves[node.index]]
             else:
-                results = self._run(node, values, rounded, training)
+                bias = self._bias(node.index) if scales is not None else None
+                results = self._run(node, values, rounded, training, bias)
             for output, value in enumerate(results):
                 tensor = Tensor(node.index, output)
                 if tensor in plan.rounded and _is_floating(value):
@@ -166,6 +199,7 @@ class QuantizedModel(keras.layers.Layer):
         values: Mapping[Tensor, Any],
         rounded: Callable[[str, Any, Tensor | None], Any],
         training: bool | None,
+        bias: Callable[[Any], Any] | None,
     ) -> list[Any]:
         def read(tensor: Tensor) -> Any:
             label = self.plan.requantized.get((node.index, tensor))
@@ -181,8 +215,67 @@ class QuantizedModel(keras.layers.Layer):
             for (index, where), label in self.plan.hidden.items()
             if index == node.index
         }
-        with _rounding_inside(node.operation, hidden, rounded) as function:
-            return list(keras.tree.flatten(function(*args, **kwargs)))
+        inside = bias if bias is not None and self.plan.biases[node.index].hidden else None
+        with _rounding_inside(node.operation, hidden, rounded, inside) as function:
+            results = list(keras.tree.flatten(function(*args, **kwargs)))
+        return results if bias is None or inside is not None else [bias(results[0])]
+
+    def _is_exact(self, exact: Exact) -> bool:
+        """Whether a node can be computed in integers as things are."""
+        labels = [*exact.read, exact.output]
+        quantizers = [self.quantizer_of(label) for label in labels]
+        if exact.kernel is not None:
+            quantizers.append(self.by_name[exact.kernel])
+        return all(q.emit is None and q.surely_ready for q in quantizers)
+
+    def _is_emitted(self, exact: Exact) -> bool:
+        """Whether what is computed in integers is being exported."""
+        return self.quantizer_of(exact.read[0]).emit is not None
+
+    def _emitted(
+        self,
+        exact: Exact,
+        found: Contraction,
+        x: Any,
+        rounded: Callable[[str, Any, Tensor | None], Any],
+    ) -> Any:
+        """A contraction's output as the file shall compute it."""
+        image, kernel = self.quantizer_of(found.image).grid(), self.by_name[found.kernel].grid()
+        value = emitted(found, x, image.scale, kernel.scale)
+        if exact.tensor is None:
+            value = rounded(exact.output, value, None)
+        if found.hidden:
+            return found.layer.activation(value)
+        behind = self.plan.graph.nodes[found.nodes[-1]].operation
+        fused = len(found.nodes) > 1 and behind is not found.normalization
+        return behind(value) if fused else value
+
+    def _in_integers(self, exact: Exact, tensors: list[Any], scales: Mapping[str, Any]) -> Any:
+        """A node's output on its grid."""
+        read = [self.quantizer_of(label).numbers()[0] for label in exact.read]
+        output = self.quantizer_of(exact.output)
+        integers = [
+            self.applied(x, function=lambda x, step=step: ops.round(x / step))
+            for x, step in zip(tensors, read, strict=True)
+        ]
+        if exact.kernel is not None:
+            read.append(scales[exact.kernel])
+        step, zero = output.numbers()
+        total = exact.steps(integers, read, step, zero)
+        if output.stand_in is not None:
+            return output(total * step)
+        low, high = output.kind.low - zero, output.kind.high - zero
+        return self.applied(total, function=lambda x: ops.clip(ops.round(x), low, high) * step)
+
+    def _bias(self, node: int) -> Callable[[Any], Any] | None:
+        """What moves the biases in a node's output to where the file has them."""
+        found = self.plan.biases.get(node)
+        if found is None:
+            return None
+        image, kernel = self.quantizer_of(found.image), self.by_name[found.kernel]
+        if image.emit is not None or image.identity or kernel.identity:
+            return None
+        return lambda x: found.with_bias_rounded(x, image, kernel)
 
     def _round(self, label: str, x: Any, tensor: Tensor | None) -> Any:
         return self.quantizer_of(label)(x)
@@ -214,6 +307,18 @@ class QuantizedModel(keras.layers.Layer):
             for name, scheme in config["layers"].items()
         }
         return cls(**config)
+
+
+class _Applied(keras.layers.Layer):
+    """Applies a function to a tensor, which keeps its mask."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(autocast=False, dtype="float32", **kwargs)
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, x: Any, function: Callable[[Any], Any]) -> Any:
+        return function(x)
 
 
 def _layer_metrics(model: Any) -> list[Any]:
@@ -259,21 +364,27 @@ def _rounding_inside(
     operation: Any,
     hidden: Mapping[str, str],
     rounded: Callable[[str, Any, Tensor | None], Any],
+    bias: Callable[[Any], Any] | None,
 ) -> Iterator[Callable[..., Any]]:
     """What to call in place of an operation, so that tensors within it are rounded too."""
     activation: Any = getattr(operation, "activation", None)
     held = "call" in vars(operation) if hidden else False
     original: Any = operation.call if hidden else None
+
+    def before(x: Any) -> Any:
+        x = x if bias is None else bias(x)
+        return rounded(hidden["activation"], x, None) if "activation" in hidden else x
+
     try:
-        if "activation" in hidden:
-            operation.activation = lambda x: activation(rounded(hidden["activation"], x, None))
+        if "activation" in hidden or bias is not None:
+            operation.activation = lambda x: activation(before(x))
         if "depthwise" in hidden:
             operation.call = lambda x, *_, **__: _separable(
                 operation, x, lambda y: rounded(hidden["depthwise"], y, None)
             )
         yield operation
     finally:
-        if "activation" in hidden:
+        if "activation" in hidden or bias is not None:
             operation.activation = activation
         if "depthwise" in hidden and held:
             operation.call = original

@@ -9,7 +9,9 @@ from typing import Any
 from sentei.core.graph import Graph, Node, Tensor, tensors_in
 from sentei.core.select import sublayers
 from sentei.quantization import rules
+from sentei.quantization.biases import Contraction, contractions
 from sentei.quantization.grid import Kind
+from sentei.quantization.integers import Exact, exact_nodes
 from sentei.quantization.scheme import Custom
 
 SchemeOf = Callable[[Any, str], "Custom | None"]
@@ -89,6 +91,8 @@ class Plan:
             (of a separable convolution: between its two convolutions, under `(node, "depthwise")`).
         groups: Fused nodes.
         floats: What stays float, and why.
+        biases: The contractions with int32 biases, by the node whose output has them in it.
+        exact: What is computed in integers at inference, by the first of the fused nodes.
     """
 
     graph: Graph
@@ -101,6 +105,8 @@ class Plan:
     hidden: dict[tuple[int, str], str] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
     floats: list[Float] = field(default_factory=list)
+    biases: dict[int, Contraction] = field(default_factory=dict)
+    exact: dict[int, Exact] = field(default_factory=dict)
 
 
 def plan_weights(model: Any, scheme_of: SchemeOf) -> list[Weight]:
@@ -168,6 +174,7 @@ class _Planner:
         self._name(pinned)
         for node in self.graph.nodes:
             self._look_inside(node)
+        self._look_at_integers()
 
     def _fuse(self, node: Node) -> None:
         """Follows a node's only reader as far as one integer operation reaches."""
@@ -302,3 +309,15 @@ class _Planner:
         label = f"{node.name}/{where}"
         self.plan.hidden[node.index, where] = label
         self.plan.activations[label] = Activation(label, kind, scheme)
+
+    def _look_at_integers(self) -> None:
+        """What is known of the file's own arithmetic."""
+        plan, nodes = self.plan, self.graph.nodes
+        chains = [group.nodes for group in plan.groups]
+        found = contractions(nodes, chains, plan.of_tensor, plan.hidden, plan.weights)
+        for one in found:
+            if one.normalization is not None or one.layer.use_bias:
+                plan.biases[one.place] = one
+        kinds = {label: activation.kind for label, activation in plan.activations.items()}
+        kinds |= {weight.label: weight.kind for weight in plan.weights}
+        plan.exact = exact_nodes(nodes, chains, plan.of_tensor, plan.hidden, kinds, found)

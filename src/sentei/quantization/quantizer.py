@@ -28,7 +28,9 @@ class Quantizer(keras.layers.Layer):
         kind: The sort of grid.
         label: The tensor's name in the model, for reports.
         emit: When set, what a call returns instead of simulating: a function of the tensor and
-            the concrete `Grid`. Export sets it for the time of tracing.
+            the concrete `Grid`. Export sets it for the time of tracing; biases stay float then.
+        stand_in: The same, of a simulation that goes on with other numbers than its own, as
+            verification does; biases are rounded as ever.
         identity: When true, a call returns the tensor as it is.
     """
 
@@ -45,6 +47,7 @@ class Quantizer(keras.layers.Layer):
         self.kind = kind if isinstance(kind, Kind) else Kind(**kind)
         self.label = label
         self.emit: Callable[[Any, Grid], Any] | None = None
+        self.stand_in: Callable[[Any, Grid], Any] | None = None
         self.identity = False
         self.supports_masking = True
 
@@ -58,13 +61,27 @@ class Quantizer(keras.layers.Layer):
         """
         if self.identity:
             return x
-        if self.emit is not None:
-            return self.emit(x, self.grid())
+        replaced = self.emit or self.stand_in
+        if replaced is not None:
+            return replaced(x, self.grid())
         return self.simulate(x, training, mask)
 
     def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
         """What a call returns when nothing else is asked for; see `call`."""
         raise NotImplementedError
+
+    def numbers(self) -> tuple[Any, Any]:
+        """Scale and zero point as tensors of the program that is being run or traced."""
+        raise NotImplementedError
+
+    def ready(self) -> Any:
+        """Whether it rounds: a truth value, or a tensor of one."""
+        return not self.identity
+
+    @property
+    def surely_ready(self) -> bool:
+        """Whether it is known to round, also while a model is traced."""
+        return not self.identity
 
     def grid(self) -> Grid:
         """The concrete grid, from the current variables; also while a model is traced."""
@@ -106,11 +123,15 @@ class WeightQuantizer(Quantizer):
 
     def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
         """See `call`."""
-        values = ops.cast(self.variable.value, "float32")
-        low, high = grids.extremes(ops.stop_gradient(values), self.kind)
-        scale, zero = grids.numbers(low, high, self.kind)
+        scale, zero = self.numbers()
         rounded = grids.fake_quantize(ops.cast(x, "float32"), scale, zero, self.kind)
         return ops.cast(rounded, x.dtype)
+
+    def numbers(self) -> tuple[Any, Any]:
+        """See the base class."""
+        values = ops.cast(self.variable.value, "float32")
+        low, high = grids.extremes(ops.stop_gradient(values), self.kind)
+        return grids.numbers(low, high, self.kind)
 
     def grid(self) -> Grid:
         """See the base class."""
@@ -174,6 +195,7 @@ class ActivationQuantizer(Quantizer):
         # The weight of what the range has seen, in batches; 0: there is no range yet.
         self.seen = self._variable("seen", trainable=False)
         self.steps = self._variable("steps", trainable=False)
+        self._known = False
         self.built = True
 
     def _variable(self, name: str, trainable: bool) -> Any:
@@ -203,6 +225,21 @@ class ActivationQuantizer(Quantizer):
         self.high.assign(np.full(1, high, "float32"))
         # A moving range starts from it as from its own past.
         self.seen.assign(np.full(1, 1.0 / (1.0 - self.momentum), "float32"))
+        self._known = True
+
+    @property
+    def surely_ready(self) -> bool:
+        """See the base class."""
+        return self._known and not self.identity
+
+    def load_own_variables(self, store: Any) -> None:
+        """Takes up what was saved.
+
+        Args:
+            store: Keras' own.
+        """
+        super().load_own_variables(store)
+        self._known = self.calibrated
 
     def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
         """See `call`."""
@@ -213,8 +250,16 @@ class ActivationQuantizer(Quantizer):
         if self.ranges == "learned":
             low, high = (_slowed(end, full, self.kind) for end in (low, high))
         scale, zero = grids.numbers(low, high, self.kind)
-        rounded = grids.fake_quantize(full, scale, ops.stop_gradient(zero), self.kind)
-        return ops.cast(ops.where(self.seen.value[0] > 0, rounded, full), x.dtype)
+        rounded = grids.fake_quantize(full, scale, ops.stop_gradient(zero), self.kind, True)
+        return ops.cast(ops.where(self.ready(), rounded, full), x.dtype)
+
+    def ready(self) -> Any:
+        """See the base class."""
+        return False if self.identity else self.seen.value[0] > 0
+
+    def numbers(self) -> tuple[Any, Any]:
+        """See the base class."""
+        return grids.numbers(self.low.value, self.high.value, self.kind)
 
     def _observe(self, x: Any, mask: Any) -> None:
         """Moves the range towards the batch's extremes.
@@ -280,10 +325,13 @@ class FixedQuantizer(Quantizer):
 
     def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
         """See `call`."""
-        scale = ops.convert_to_tensor(np.full(1, self.scale, "float32"))
-        zero = ops.convert_to_tensor(np.full(1, self.zero_point, "float32"))
-        rounded = grids.fake_quantize(ops.cast(x, "float32"), scale, zero, self.kind)
+        rounded = grids.fake_quantize(ops.cast(x, "float32"), *self.numbers(), self.kind, True)
         return ops.cast(rounded, x.dtype)
+
+    def numbers(self) -> tuple[Any, Any]:
+        """See the base class."""
+        scale = ops.convert_to_tensor(np.full(1, self.scale, "float32"))
+        return scale, ops.convert_to_tensor(np.full(1, self.zero_point, "float32"))
 
     def grid(self) -> Grid:
         """See the base class."""

@@ -221,6 +221,22 @@ def _moved(step: Step, run: Run) -> Sequence[Any] | None:
     return [_Weight(moved[0], scales, weight.bits, weight.narrow).marked(axis)]
 
 
+def _rounded(step: Step, run: Run) -> Sequence[Any] | None:
+    """The mark of a weight, on the numbers that its integers stand for.
+
+    The converter rounds in a way of its own: where a weight lies in the middle between two
+    integers, it might choose the other one.
+    """
+    mark = Value(step.inputs[-1].array, step=step)
+    if step.params["name"] != NAME or id(mark.array) in (_MARKS.get() or {}):
+        return None
+    weight = _marked_weight(mark)
+    if weight is None:
+        return None
+    about = attributes_of(step.params)
+    return [weight.marked(about.get("quantization_dimension"))]
+
+
 def _channels(scales: np.ndarray) -> int | None:
     """The one axis along which scales differ, the last if all are equal; None if there are more."""
     for axis in reversed(range(scales.ndim)):
@@ -231,6 +247,7 @@ def _channels(scales: np.ndarray) -> int | None:
 
 
 RULES: dict[str, Rule] = {
+    "composite": _rounded,
     "mul": _product,
     **dict.fromkeys(("reshape", "rev", "squeeze", "transpose"), _moved),
 }

@@ -1,0 +1,331 @@
+"""Integer arithmetic as the runtime does it, in floating point: not one step off, at any depth.
+
+Rounding a real sum is not enough: it differs from rounding the integers' sum once in some ten
+thousand numbers, and a deep network multiplies one such step to as much as all of its rounding
+errors together. So at inference the sums are formed of integers, which float32 adds up exactly,
+and brought to the output's grid by the very operations of XNNPACK, which runs the file on phones
+and in browsers:
+
+- contractions: `round(float32(sum) * (s_in * s_kernel / s_out))`, halves to even (its `qs8-qc8w`
+  kernels with "fp32" requantization); products of two tensors and means likewise;
+- sums of two tensors: fixed-point multipliers of 21 bits (its `qs8-vadd` kernels).
+
+Jacob et al. 2018 (arXiv:1712.05877), section 2, is where the scheme comes from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as kl
+from keras import ops
+
+from sentei.core.graph import Node, Tensor
+from sentei.quantization import rules
+from sentei.quantization.biases import Contraction
+from sentei.quantization.grid import Kind
+
+# From tensors in integers from their zero points, the steps of their grids (last that of the kernel
+# if there is one), and step and zero point of the output's, to the output in steps from its zero
+# point.
+Compute = Callable[[Sequence[Any], Sequence[Any], Any, Any], Any]
+
+# XNNPACK adds tensors whose larger ratio of scales is from 2^-10 up to 2^8.
+_RATIOS = np.float32(2.0) ** np.arange(-10, 9, dtype=np.float32)
+_MULTIPLIER_BITS = 20
+_LARGEST_POOL = 256
+_ADDS = {"Add": 1, "Subtract": -1}
+
+
+@dataclass(frozen=True, eq=False)
+class Exact:
+    """A node that is computed in integers, with those fused behind it.
+
+    Attributes:
+        read: The labels of the grids of the tensors it reads.
+        output: The label of the grid it ends on.
+        tensor: The tensor on that grid; None: it is hidden before the layer's own activation.
+        nodes: The indices of the fused nodes, its own first.
+        limits: What a rectifier cuts off, in real numbers; infinite where there is none.
+        compute: The arithmetic, up to the rounding.
+        kernel: The label of the kernel's grid, or None.
+        contraction: What is known of its bias, or None.
+    """
+
+    read: tuple[str, ...]
+    output: str
+    tensor: Tensor | None
+    nodes: tuple[int, ...]
+    limits: tuple[float, float]
+    compute: Compute
+    kernel: str | None = None
+    contraction: Contraction | None = None
+
+    def steps(self, tensors: Sequence[Any], scales: Sequence[Any], output: Any, zero: Any) -> Any:
+        """The output in steps from its zero point, rectified and not rounded yet.
+
+        Args:
+            tensors: What is read, in integers from the zero points, float32.
+            scales: The steps of their grids, and last that of the kernel if there is one.
+            output: The step of the output's grid, of shape `(1,)` like the others.
+            zero: Its zero point, floating.
+        """
+        total = self.compute(tensors, scales, output, zero)
+        low, high = self.limits
+        if math.isfinite(low):
+            total = ops.maximum(total, low / output)
+        return ops.minimum(total, high / output) if math.isfinite(high) else total
+
+
+def exact_nodes(
+    nodes: Sequence[Node],
+    chains: Sequence[Sequence[int]],
+    of_tensor: Mapping[Tensor, str],
+    hidden: Mapping[tuple[int, str], str],
+    kinds: Mapping[str, Kind],
+    found: Sequence[Contraction],
+) -> dict[int, Exact]:
+    """The nodes of a graph whose integers are known to the last bit.
+
+    Args:
+        nodes: The graph's.
+        chains: The indices of nodes that are fused.
+        of_tensor: The label of the grid of each quantized tensor.
+        hidden: The labels of the grids within layers.
+        kinds: The kinds of all grids by their labels.
+        found: The contractions.
+
+    Returns:
+        By the index of the first of the fused nodes.
+    """
+    chained = {chain[0]: tuple(chain) for chain in chains}
+    exact: dict[int, Exact] = {}
+    for contraction in found:
+        entry = _of_contraction(contraction, nodes, of_tensor, hidden)
+        if entry is not None:
+            exact[entry.nodes[0]] = entry
+    for node in nodes:
+        entry = _of_sum(node, nodes, chained.get(node.index, (node.index,)), of_tensor)
+        if entry is not None:
+            exact[node.index] = entry
+    return {
+        index: entry
+        for index, entry in exact.items()
+        if all(_ordinary(kinds[label]) for label in (*entry.read, entry.output))
+        and (entry.kernel is None or _ordinary(kinds[entry.kernel]))
+        and all(_single_precision(nodes[i].operation) for i in entry.nodes)
+    }
+
+
+def _ordinary(kind: Kind) -> bool:
+    return kind.bits <= 8 and kind.block is None and kind.rounding == "half_even"
+
+
+def _single_precision(operation: Any) -> bool:
+    return getattr(operation, "compute_dtype", "float32") == "float32"
+
+
+def _limits(operation: Any) -> tuple[float, float] | None:
+    """What a rectifier cuts off; None for other operations."""
+    if isinstance(operation, kl.ReLU):
+        top = operation.max_value
+        return 0.0, math.inf if top is None else float(top)
+    if isinstance(operation, kl.Activation):
+        name = rules.activation_name(operation.activation)
+    else:
+        name = type(operation).__name__.lower()
+    return {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}.get(name)
+
+
+def _limits_behind(nodes: Sequence[Node], chain: Sequence[int]) -> tuple[float, float] | None:
+    """Those of the last of some fused nodes; none at all where it is no rectifier."""
+    operation = nodes[chain[-1]].operation
+    if len(chain) > 1 and not isinstance(operation, kl.BatchNormalization):
+        return _limits(operation)
+    return -math.inf, math.inf
+
+
+def _of_contraction(
+    found: Contraction,
+    nodes: Sequence[Node],
+    of_tensor: Mapping[Tensor, str],
+    hidden: Mapping[tuple[int, str], str],
+) -> Exact | None:
+    layer, first = found.layer, found.nodes[0]
+    if hasattr(layer, "pointwise_kernel"):
+        return None
+    tensor: Tensor | None = Tensor(found.nodes[-1])
+    limits = _limits_behind(nodes, found.nodes)
+    output = of_tensor[Tensor(found.nodes[-1])]
+    if found.hidden:
+        name = rules.own_activation(layer)
+        if name in rules.RECTIFIERS:
+            limits = (0.0, 6.0 if name == "relu6" else math.inf)
+        else:
+            tensor, output = None, hidden[first, "activation"]
+    if limits is None:
+        return None
+
+    def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
+        image, kernel = scales
+        total = ops.round(_products(layer, tensors[0], kernel))
+        rank = len(total.shape)
+        folded = found.folded(image, kernel)
+        total = total * found.channels(folded.sign, rank) + found.channels(folded.bias, rank)
+        product = image * folded.step
+        # The sum changes nothing, but for XLA: it would divide one by the other beforehand.
+        factor = product / (output + 0.0 * product)
+        return total * found.channels(factor, rank)
+
+    labels = (found.image,)
+    return Exact(labels, output, tensor, found.nodes, limits, compute, found.kernel, found)
+
+
+def _products(layer: Any, x: Any, scale: Any) -> Any:
+    """A layer's sums of products of integers: without bias and activation."""
+    axis = {id(variable): axis for variable, axis in rules.kernels(layer)}[id(layer.kernel)]
+    around = [1] * len(layer.kernel.shape)
+    if axis is not None:
+        around[axis] = -1
+    integers = ops.round(layer.kernel.value / ops.reshape(scale, around))
+    with _bare(layer, integers):
+        return layer(x)
+
+
+@contextmanager
+def _bare(layer: Any, kernel: Any) -> Iterator[None]:
+    """A layer with a bias of zeros, no activation and a kernel of one's choice."""
+    values = [(variable, variable.value) for variable in layer.variables]
+    if layer.use_bias:
+        zeros = np.zeros(layer.bias.shape, "float32")
+        values = [(v, ops.convert_to_tensor(zeros) if v is layer.bias else x) for v, x in values]
+    values = [(v, kernel if v is layer.kernel else value) for v, value in values]
+    activation = layer.activation
+    try:
+        layer.activation = None
+        with keras.StatelessScope(values):
+            yield
+    finally:
+        layer.activation = activation
+
+
+def emitted(found: Contraction, x: Any, image: np.ndarray, kernel: np.ndarray) -> Any:
+    """A contraction as the file shall hold it: its factor and bias as constants, rounded here.
+
+    Args:
+        found: The contraction.
+        x: What it reads.
+        image: The step of its grid, of shape `(1,)`.
+        kernel: The kernel's, of shape `(channels,)` or `(1,)`.
+
+    Returns:
+        Its output with the batch normalization, before any activation.
+    """
+    folded = found.folded(image, kernel, np)
+    with _bare(found.layer, found.layer.kernel.value):
+        y = found.layer(x)
+    rank = len(y.shape)
+    if found.normalization is not None:
+        y = y * found.channels(folded.factor, rank)
+    if isinstance(folded.bias, float):
+        return y
+    # In double precision: the converter divides by the step again.
+    bias = folded.bias.astype(np.float64) * (image.astype(np.float64) * folded.step)
+    return y + found.channels(bias.astype(np.float32), rank)
+
+
+def _of_sum(
+    node: Node, nodes: Sequence[Node], chain: tuple[int, ...], of_tensor: Mapping[Tensor, str]
+) -> Exact | None:
+    """A sum, difference or product of two tensors, a mean over an image or parts of it."""
+    tensor, read = Tensor(chain[-1]), node.inputs
+    limits = _limits_behind(nodes, chain)
+    if limits is None or tensor not in of_tensor or any(t not in of_tensor for t in read):
+        return None
+    name = type(node.operation).__name__
+    compute: Any
+    if len(read) == 2 and name in _ADDS and _leaves(node) == 2:
+        compute = _sum(_ADDS[name])
+    elif len(read) == 2 and name == "Multiply" and _leaves(node) == 2:
+        compute = _product
+    elif name == "GlobalAveragePooling2D":
+        compute = _mean(node.operation)
+    elif name == "AveragePooling2D" and math.prod(node.operation.pool_size) <= _LARGEST_POOL:
+        compute = _pool(node.operation)
+    elif _slope(node.operation) is not None:
+        compute = _leaky(_slope(node.operation))
+    else:
+        return None
+    labels = tuple(of_tensor[t] for t in read)
+    return Exact(labels, of_tensor[tensor], tensor, chain, limits, compute)
+
+
+def _leaves(node: Node) -> int:
+    return len(keras.tree.flatten((node.args, node.kwargs)))
+
+
+def _product(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
+    return tensors[0] * tensors[1] * (scales[0] * scales[1] / output)
+
+
+def _sum(sign: int) -> Compute:
+    def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
+        ratios = [scale / output for scale in scales]
+        exponent = ops.sum(
+            ops.cast(ops.maximum(*ratios) >= ops.convert_to_tensor(_RATIOS), "int32")
+        ) + (-10 - 1)
+        shift = _MULTIPLIER_BITS - exponent
+        size = ops.cast(ops.left_shift(ops.ones_like(shift), shift), "float32")
+        first, second = (ops.cast(ops.round(ratio * size), "int32") for ratio in ratios)
+        a, b = (ops.cast(x, "int32") for x in tensors)
+        total = a * first + b * second * sign + ops.left_shift(ops.ones_like(shift), shift - 1)
+        return ops.cast(ops.right_shift(total, shift), "float32")
+
+    return compute
+
+
+def _mean(layer: Any) -> Compute:
+    def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
+        x = tensors[0]
+        axes = (1, 2) if layer.data_format == "channels_last" else (2, 3)
+        count = float(math.prod(int(x.shape[axis]) for axis in axes))
+        total = ops.sum(x, axis=axes, keepdims=layer.keepdims)
+        return total * (scales[0] / output * (1.0 / count))
+
+    return compute
+
+
+def _pool(layer: Any) -> Compute:
+    """LiteRT's own kernel: the integers themselves are averaged, halves go away from 0."""
+
+    def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, zero: Any) -> Any:
+        mean = layer(tensors[0]) + zero
+        # No sum of so few integers comes as close to a half without being one.
+        nearest = ops.floor(ops.abs(mean) + (0.5 + 0.25 / _LARGEST_POOL))
+        return ops.sign(mean) * nearest - zero
+
+    return compute
+
+
+def _slope(operation: Any) -> float | None:
+    """The slope of a leaky rectifier for numbers below 0; None for other operations."""
+    if isinstance(operation, kl.LeakyReLU):
+        return float(operation.negative_slope)
+    return None
+
+
+def _leaky(slope: float | None) -> Compute:
+    """XNNPACK's `qs8-vlrelu`: multipliers with 8 bits behind the point, halves go up."""
+
+    def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
+        ratio, x = scales[0] / output, tensors[0]
+        above, below = ops.round(256.0 * ratio), ops.round(256.0 * (ratio * (slope or 0.0)))
+        return ops.floor((x * ops.where(x < 0, below, above) + 128.0) / 256.0)
+
+    return compute
