@@ -24,8 +24,18 @@ _HOME = {
     "unpack": "sentei.codec.unpacking",
     "quantize_file": "sentei.litert.post",
     "compress": "sentei.compression.search",
+    "advise": "sentei.advice.advise",
 }
-_ROOMS = ("core", "sparsity", "clustering", "quantization", "codec", "litert", "compression")
+_ROOMS = (
+    "core",
+    "sparsity",
+    "clustering",
+    "quantization",
+    "codec",
+    "litert",
+    "compression",
+    "advice",
+)
 
 __all__ = [*sorted(_HOME), "clustering", "codec", "quantization", "sparsity"]
 

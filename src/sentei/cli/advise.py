@@ -1,0 +1,97 @@
+"""`sentei advise`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sentei.cli.arguments import command, positive
+from sentei.cli.output import show, working
+from sentei.core.errors import SenteiError
+
+_HARDWARE = ("cpu", "gpu", "integer", "microcontroller")
+
+
+def add(commands: Any) -> None:
+    """Describes the command.
+
+    Args:
+        commands: Where the commands are listed.
+    """
+    parser = command(
+        commands,
+        "advise",
+        run,
+        "say which way of making a model small fits, and measure the candidates",
+        "sentei advise model.keras --data samples.npz --labels y --hardware cpu",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL.keras", type=Path, nargs="?", help="the saved model; none: rules"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DATA.npz",
+        type=Path,
+        help="sample inputs, an array per input by name (.npz) or of the one input (.npy)",
+    )
+    parser.add_argument(
+        "--labels", metavar="NAME", help="the array in DATA.npz that holds the class indices"
+    )
+    parser.add_argument(
+        "--hardware", choices=_HARDWARE, default="cpu", help="where it shall run (default cpu)"
+    )
+    parser.add_argument(
+        "--training", action="store_true", help="there are labeled data and time to train"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=0.01, help="accuracy that may be lost (default 0.01)"
+    )
+    parser.add_argument("--runs", type=positive, default=30, help="timed rounds (default 30)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Does the job.
+
+    Args:
+        arguments: The parsed arguments.
+
+    Returns:
+        The exit status.
+    """
+    subject = arguments.model or "the choices"
+    with working(f"weighing {subject}"):
+        from sentei.advice import advise
+        from sentei.litert.keras_file import load_model
+
+        data, labels = _data(arguments)
+        advice = advise(
+            None if arguments.model is None else load_model(arguments.model),
+            data,
+            labels,
+            hardware=arguments.hardware,
+            training=arguments.training,
+            tolerance=arguments.tolerance,
+            runs=arguments.runs,
+            progress=False,
+        )
+    return show(advice, arguments.json)
+
+
+def _data(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    if arguments.data is None:
+        if arguments.labels is not None:
+            raise SenteiError("--labels names an array of --data: give that too.")
+        return None, None
+    from sentei.litert.benchmarking import read_inputs
+
+    data: Any = read_inputs(arguments.data)
+    labels = None
+    if arguments.labels is not None:
+        if not isinstance(data, dict) or arguments.labels not in data:
+            known = sorted(data) if isinstance(data, dict) else "one array without a name"
+            raise SenteiError(
+                f"{arguments.data} has no array {arguments.labels!r}. It has {known}."
+            )
+        labels = data.pop(arguments.labels)
+    return (
+        next(iter(data.values())) if isinstance(data, dict) and len(data) == 1 else data
+    ), labels
