@@ -249,7 +249,12 @@ class _Search:
         self._round(chosen.price)
         file, packed = self.folder / "m.tflite", self.folder / "m.stz"
         export(self.qmodel, file, slim=True, sparse=False)
-        pack(file, packed, effort="max")
+        # The best mode is estimated piece by piece: it may end a few bytes above the fast one.
+        contents = []
+        for effort in get_args(Effort):
+            pack(file, packed, effort=effort)
+            contents.append(packed.read_bytes())
+        packed.write_bytes(min(contents, key=len))
         unpack(packed, file)
         candidates = tuple(self.found[price] for price in sorted(self.found))
         return Compressed(
