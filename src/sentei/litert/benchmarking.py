@@ -175,7 +175,7 @@ def benchmark(
         raise SenteiError("`files` is empty. Give at least one .tflite file.")
     if runs < 1 or threads < 1:
         raise SenteiError(f"`runs` and `threads` must be at least 1; received {runs}, {threads}.")
-    with _progress(2 * len(paths) + runs) as advance:
+    with progress(2 * len(paths) + runs) as advance:
         contestants = []
         for path in paths:
             contestants.append(_Contestant(path, inputs, threads))
@@ -237,7 +237,7 @@ class _Contestant:
         self.size = len(content)
         self.gzip_size = len(gzip.compress(content, 9))
         self.runner = Runner(path, threads)
-        self.values = _draw(self.runner) if inputs is None else _take(inputs, self.runner)
+        self.values = draw(self.runner) if inputs is None else take(inputs, self.runner)
         # The child runs it first: if the runtime crashes on the file, this process lives on.
         ports = self.runner.inputs
         shapes = {ports[name].index: value.shape for name, value in self.values.items()}
@@ -270,14 +270,32 @@ def _take_turns(contestants: Sequence[_Contestant], runs: int, advance: Any) -> 
     return times
 
 
-def _draw(runner: Runner) -> dict[str, np.ndarray]:
-    """Random inputs as `benchmark` describes them."""
+def draw(runner: Runner) -> dict[str, np.ndarray]:
+    """Random inputs as `benchmark` describes them.
+
+    Args:
+        runner: The file, loaded.
+
+    Returns:
+        Values by name.
+    """
     random = np.random.default_rng(_SEED)
     return {name: port.draw(random) for name, port in runner.inputs.items()}
 
 
-def _take(inputs: Inputs, runner: Runner) -> dict[str, np.ndarray]:
-    """The user's inputs, cut to the batch that one run of the file takes."""
+def take(inputs: Inputs, runner: Runner) -> dict[str, np.ndarray]:
+    """The user's inputs, cut to the batch that one run of the file takes.
+
+    Args:
+        inputs: As `benchmark` takes them.
+        runner: The file, loaded.
+
+    Returns:
+        Values by name.
+
+    Raises:
+        SenteiError: They do not fit.
+    """
     if isinstance(inputs, Mapping) and len(inputs) == len(runner.inputs) == 1:
         inputs = next(iter(inputs.values()))
     cut = {}
@@ -293,8 +311,15 @@ def _take(inputs: Inputs, runner: Runner) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A bar on a terminal; it draws only between turns, for drawing takes time from a run."""
+def progress(total: int) -> Iterator[Any]:
+    """A bar on a terminal; it draws only between turns, for drawing takes time from a run.
+
+    Args:
+        total: Steps until it is full.
+
+    Yields:
+        A function that takes the number of steps just done.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("measuring"),

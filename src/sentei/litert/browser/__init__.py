@@ -1,0 +1,1 @@
+"""Running files in a browser: Chromium, WebAssembly runtimes, a page that talks to our server."""
