@@ -2,11 +2,13 @@
 
 import math
 
+import codec_samples
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentei import codec
 from sentei.codec import binary, fit, model, pieces, rans, stream
 from sentei.codec.cursor import Cursor, varint
 from sentei.codec.model import Alphabet, Groups, Model
@@ -173,3 +175,33 @@ def test_a_stream_with_a_word_changed_does_not_end_well():
     item.words[3] ^= 1
     with pytest.raises(CorruptFile, match="does not end where it must"):
         rans.decode([item])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_symbol_that_occurs_can_be_coded(seed):
+    """Rare symbols are the first to lose their place when tables are made short."""
+    random = np.random.default_rng(seed)
+    scale = 2.0 ** random.uniform(-1, 5)
+    values = np.round(random.laplace(size=(64, 3, 3, 40)) * scale).clip(-127, 127)
+    values.flat[:2] = -127, 127
+    symbols = (values + 127).astype(np.uint8)
+    _, found, ordered, _ = fit.choose(symbols, Alphabet(255, 127))
+    item = rans.Stream(found, ordered.size, fit.lanes(ordered.size))
+    rans.encode([(item, ordered)])
+    assert (rans.decode([item])[0] == ordered).all()
+
+
+def test_a_fault_of_the_coder_costs_bytes_not_data(tmp_path, monkeypatch):
+    values = np.round(np.random.default_rng(0).laplace(size=(90, 90)) * 5).astype(np.int8)
+    source = codec_samples.safetensors({"a": values, "b": values[::-1].copy()})
+    (tmp_path / "source").write_bytes(source)
+    whole = fit.choose
+
+    def faulty(symbols, alphabet):
+        axes, found, ordered, bits = whole(symbols, alphabet)
+        return axes, found, ordered[::-1].copy(), bits
+
+    monkeypatch.setattr("sentei.codec.drafts.fit.choose", faulty)
+    codec.pack(tmp_path / "source", tmp_path / "packed")
+    codec.unpack(tmp_path / "packed", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == source

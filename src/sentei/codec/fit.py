@@ -203,7 +203,10 @@ def _smoother(model: Model, by_group: np.ndarray, counts: np.ndarray) -> Model:
     best, least = model, 8 * len(models.write_side(model)) + _bits(model, counts)
     for width, coarse in itertools.product(_WIDTHS, _COARSE):
         codes = _listed_codes(_smoothed(by_group, model.alphabet, width), model.alphabet)
-        tried = replace(model, shapes=(codes + coarse // 2) // coarse * coarse)
+        rounded = (codes + coarse // 2) // coarse * coarse
+        # A symbol that occurs must have a weight.
+        rounded = np.where(codes > 0, np.maximum(rounded, 1), 0).astype(np.uint8)
+        tried = replace(model, shapes=rounded)
         bits = 8 * len(models.write_side(tried)) + _bits(tried, counts)
         if bits < least:
             best, least = tried, bits

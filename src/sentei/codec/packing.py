@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from sentei.codec import container, drafts, general, locate, pieces, rans
 from sentei.codec.content import mapped
 from sentei.codec.locate import Tensor
-from sentei.core.errors import SenteiError
+from sentei.core.errors import CorruptFile, SenteiError
 from sentei.core.files import replaced
 
 Progress = Callable[[int, int], None]
@@ -188,6 +188,16 @@ def _pieces(
         progress(len(content), len(content))
 
 
+def _read_back(plans: list[pieces.Plan]) -> list[bytes | None]:
+    """What a reader makes of pieces; None of those that it refuses."""
+    try:
+        return [*pieces.decode(plans)]
+    except CorruptFile:
+        if len(plans) == 1:
+            return [None]
+        return [back for plan in plans for back in _read_back([plan])]
+
+
 def _coded(
     content: memoryview, waiting: list[tuple[Tensor, drafts.Draft]]
 ) -> Iterator[tuple[int, int, bytes]]:
@@ -198,7 +208,7 @@ def _coded(
         pieces.plan(payload, part.size)
         for (part, _), payload in zip(waiting, payloads, strict=True)
     ]
-    for (part, _), payload, back in zip(waiting, payloads, pieces.decode(plans), strict=True):
+    for (part, _), payload, back in zip(waiting, payloads, _read_back(plans), strict=True):
         data = content[part.offset : part.offset + part.size]
         if back != data:
             # A fault of ours costs bytes, never data.
