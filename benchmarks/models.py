@@ -75,6 +75,29 @@ def mobilenet_v2(classes: int = 1000, size: int = 224) -> keras.Model:
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="mobilenet_v2")
 
 
+def mobilenet_v2_cifar(classes: int = 10) -> keras.Model:
+    """A MobileNetV2 for 32 x 32 images: strides in three places, 0.35 of the usual channels.
+
+    Args:
+        classes: size of the output.
+    """
+    inputs = keras.Input((32, 32, 3), name="image")
+    x = layers.ZeroPadding2D(1)(inputs)
+    x = _normalized(layers.Conv2D(16, 3, use_bias=False)(x))
+    for expansion, channels, blocks, stride in (
+        (1, 8, 1, 1),
+        (6, 16, 2, 2),
+        (6, 24, 3, 2),
+        (6, 40, 3, 2),
+        (6, 56, 2, 1),
+    ):
+        for block in range(blocks):
+            x = _inverted_residual(x, expansion, channels, 1 if block else stride)
+    x = _normalized(layers.Conv2D(256, 1, use_bias=False)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="mobilenet_v2_cifar")
+
+
 def _inverted_residual(x: object, expansion: int, channels: int, stride: int) -> object:
     y, wide = x, expansion * x.shape[-1]
     if expansion > 1:

@@ -174,10 +174,12 @@ def contractions(
         normalization = behind if isinstance(behind, kl.BatchNormalization) else None
         if normalization is not None and not _same_axis(layer, normalization, node):
             continue
+        if layer.use_bias and any(w.variable is layer.bias for w in weights):
+            continue  # on a grid of its own, already
         name = "pointwise_kernel" if hasattr(layer, "pointwise_kernel") else "kernel"
-        kernel = next(
-            (w.label for w in weights if w.layer is layer and w.variable.name == name), None
-        )
+        own = [w for w in weights if w.layer is layer and w.variable.name == name]
+        # A sum over several blocks is not a whole number of anything.
+        kernel = own[0].label if own and own[0].kind.block is None else None
         image = hidden.get((node.index, "depthwise"), of_tensor.get(node.inputs[0]))
         if image is not None and kernel is not None and Tensor(chain[-1]) in of_tensor:
             found.append(Contraction(layer, normalization, image, kernel, chain))

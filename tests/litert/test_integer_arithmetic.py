@@ -1,0 +1,105 @@
+"""Inference in integers: what `predict` gives and what XNNPACK gives, to the last integer."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+import sentei
+from sentei.litert.runtime import Runner
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(16, 12, 12, 8)).astype("float32")
+OTHERS = (RNG.normal(size=(16, 12, 12, 8)) * 3 + 1).astype("float32")
+
+
+def normalized(y):
+    layer = kl.BatchNormalization()
+    y = layer(y)
+    n = y.shape[-1]
+    # Negative factors turn the integers' signs; one of zero silences its channel.
+    gamma = np.where(np.arange(n) == 1, 0.0, RNG.normal(size=n))
+    variance = RNG.uniform(0.5, 2, size=n)
+    layer.set_weights([gamma, RNG.normal(size=n), RNG.normal(size=n), variance])
+    return y
+
+
+def biased(layer):
+    layer.bias_initializer = keras.initializers.RandomNormal(stddev=0.5, seed=1)
+    return layer
+
+
+def shared(x):
+    layer = biased(kl.Conv2D(8, 3, padding="same"))
+    y = kl.ReLU()(layer(x))
+    return kl.Concatenate()([y, layer(y)])
+
+
+def excited(x):
+    gate = kl.Conv2D(8, 1, activation="sigmoid")(kl.GlobalAveragePooling2D(keepdims=True)(x))
+    return kl.Multiply()([x, gate])
+
+
+def inverted_residual(x):
+    y = kl.ReLU(6)(normalized(kl.Conv2D(24, 1, use_bias=False)(x)))
+    y = kl.ReLU(6)(normalized(kl.DepthwiseConv2D(3, padding="same", use_bias=False)(y)))
+    return kl.Add()([x, normalized(kl.Conv2D(8, 1, use_bias=False)(y))])
+
+
+ONE = {
+    "conv with bias": lambda x: biased(kl.Conv2D(12, 3, padding="same"))(x),
+    "conv, batch norm, relu": lambda x: kl.ReLU()(normalized(kl.Conv2D(12, 3)(x))),
+    "strided, dilated, grouped": lambda x: biased(kl.Conv2D(8, 3, dilation_rate=2, groups=2))(x),
+    "depthwise, batch norm, relu6": lambda x: kl.ReLU(6)(
+        normalized(kl.DepthwiseConv2D(3, depth_multiplier=2)(x))
+    ),
+    "dense, relu6": lambda x: biased(kl.Dense(10, activation="relu6"))(x),
+    "dense, tanh": lambda x: biased(kl.Dense(10, activation="tanh"))(x),
+    "transposed": lambda x: biased(kl.Conv2DTranspose(6, 3, 2, activation="relu"))(x),
+    "separable": lambda x: kl.SeparableConv2D(6, 3)(x),
+    "a shared layer": shared,
+    "squeeze and excitation": excited,
+    "inverted residual": inverted_residual,
+    "mean": lambda x: kl.GlobalAveragePooling2D()(x),
+    "average pool": lambda x: kl.AveragePooling2D(2)(x),
+    "average pool at the border": lambda x: kl.AveragePooling2D(3, 1, padding="same")(x),
+    "leaky relu": lambda x: kl.LeakyReLU(0.2)(x),
+}
+TWO = {
+    "sum": lambda a, b: kl.Add()([a, b]),
+    "sum, relu": lambda a, b: kl.ReLU()(kl.Add()([a, b])),
+    "difference": lambda a, b: kl.Subtract()([a, b]),
+    "product": lambda a, b: kl.Multiply()([a, b]),
+    "ops": lambda a, b: a * b + a,
+}
+
+
+def both(model, samples, path):
+    """The output of the file, that of the simulation, and the step of its grid."""
+    qmodel = sentei.quantize(model, calibration=samples)
+    sentei.export(qmodel, path, io="int8", verify=False)
+    runner = Runner(path)
+    (port,) = runner.outputs.values()
+    (file,) = runner(samples).values()
+    return file, np.asarray(qmodel.predict(samples, verbose=0)), port.scale
+
+
+@pytest.mark.parametrize("name", [*ONE, *TWO])
+def test_predict_is_what_xnnpack_computes(name, tmp_path):
+    shape = IMAGES.shape[1:]
+    inputs = [keras.Input(shape) for _ in range(1 if name in ONE else 2)]
+    model = keras.Model(inputs, (ONE.get(name) or TWO[name])(*inputs))
+    samples = [IMAGES, OTHERS][: len(inputs)]
+    file, simulated, step = both(model, samples, tmp_path / "m.tflite")
+    assert len(np.unique(file)) > 20  # of 256
+    assert np.max(np.abs(file - simulated)) < 0.01 * step
+
+
+def test_a_deep_network_does_not_drift(tmp_path):
+    keras.utils.set_random_seed(1)
+    x = y = keras.Input((12, 12, 8))
+    for _ in range(6):
+        y = inverted_residual(y)
+    model = keras.Model(x, kl.Dense(50)(kl.GlobalAveragePooling2D()(y)))
+    file, simulated, step = both(model, IMAGES, tmp_path / "m.tflite")
+    assert np.max(np.abs(file - simulated)) < 0.01 * step
