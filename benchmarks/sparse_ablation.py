@@ -1,0 +1,345 @@
+"""What sparsity costs and brings: accuracy, latency in a browser, bytes, on CIFAR-10.
+
+The study of Elsen et al. 2020 ("Fast sparse ConvNets", arXiv:1911.09723), in small: a MobileNetV2-
+style network whose padding is the same on every side, as XNNPACK's sparse kernels want it, with
+one early stride removed, because images are 32 x 32. Its 1x1 convolutions are pruned to 30 ... 90 %
+(`layers="xnnpack"`); beside it a network 20 % wider at 70 %, and the dense network that is as fast
+as the one at 70 % (the "distilled" alternative). Latency is that of headless Chromium, in every
+WebAssembly runtime found (`sentei bench --browser`), all files in turns. Targets: 1.35 times as
+fast at 70 % zeros, 2.0 times at 85 %, at most one point lost at 70 %.
+
+    python benchmarks/sparse_ablation.py            # 1,500 + 500 steps of 128: within the hour
+    python benchmarks/sparse_ablation.py --quick    # half the width, 100 + 40 steps of 64
+    python benchmarks/sparse_ablation.py --full     # 60,000 + 20,000 steps
+    python benchmarks/sparse_ablation.py --speed    # no training: latency and bytes alone
+
+Training is fastest with KERAS_BACKEND=torch, where `--train` ends after it; files are then written
+on JAX, by the same command without `--train`. Stages are kept in benchmarks/.data/sparse_ablation, and a
+run that was stopped goes on after the last one that is done. Writes benchmarks/results/
+sparse_ablation.json, .md and .png (with --speed: sparse_speed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import data
+import keras
+import numpy as np
+from keras import layers
+
+import sentei
+from sentei.litert.browser.bench import benchmark_in_browser
+from sentei.sparsity import PolynomialDecay
+
+RESULTS = data.HERE / "results"
+SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9)
+# The most telling first: a run that is cut short has them.
+ORDER = (0.0, 0.7, 0.85, 0.9, 0.8, 0.5, 0.3)
+# sparsity → how many times as fast as dense it should be
+TARGETS = {0.7: 1.35, 0.85: 2.0}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How long to train what.
+
+    Attributes:
+        name: of the setting.
+        width: of the network's channels, relative to MobileNetV2's.
+        steps: of the dense network.
+        tuning: more steps, pruned or not.
+        batch: images a step.
+        images: test images.
+    """
+
+    name: str
+    width: float
+    steps: int
+    tuning: int
+    batch: int
+    images: int
+
+
+QUICK = Setting("quick", 0.5, 100, 40, 64, 2_000)
+DEFAULT = Setting("default", 1.0, 1_500, 500, 128, 10_000)
+FULL = Setting("full", 1.0, 60_000, 20_000, 128, 10_000)
+
+
+def network(width: float) -> keras.Model:
+    """An inverted-residual network for 32 x 32 images; it ends at 4 x 4.
+
+    Args:
+        width: factor on every number of channels.
+    """
+
+    def channels(number: int) -> int:
+        return max(8, round(number * width / 8) * 8)
+
+    inputs = keras.Input((32, 32, 3), name="image")
+    x = layers.Conv2D(channels(32), 3, 2, use_bias=False, name="stem")(_padded(inputs))
+    x = _normalized(x)
+    for expansion, number, blocks, stride in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 1),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 2, 1),
+    ):
+        for block in range(blocks):
+            x = _block(x, expansion, channels(number), 1 if block else stride)
+    x = _normalized(layers.Conv2D(channels(640), 1, use_bias=False)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(10, name="logits")(x), name="sparse_mobile")
+
+
+def _block(x: Any, expansion: int, channels: int, stride: int) -> Any:
+    y = x
+    if expansion > 1:
+        y = _normalized(layers.Conv2D(expansion * x.shape[-1], 1, use_bias=False)(y))
+    y = _normalized(layers.DepthwiseConv2D(3, stride, use_bias=False)(_padded(y)))
+    y = layers.BatchNormalization()(layers.Conv2D(channels, 1, use_bias=False)(y))
+    return layers.Add()([x, y]) if stride == 1 and channels == x.shape[-1] else y
+
+
+def _padded(x: Any) -> Any:
+    return layers.ZeroPadding2D(1)(x)
+
+
+def _normalized(x: Any) -> Any:
+    return layers.ReLU(6.0)(layers.BatchNormalization()(x))
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """Images as the network takes them: about -2 to 2."""
+    return (images.astype("float32") - 120.7) / 64.0
+
+
+class Study:
+    """Trains stage by stage; what is done is kept.
+
+    Args:
+        setting: how long.
+        speed: whether to leave out training.
+    """
+
+    def __init__(self, setting: Setting, speed: bool) -> None:
+        self.setting, self.speed = setting, speed
+        self.folder = data.CACHE / "sparse_ablation" / ("speed" if speed else setting.name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.split = None if speed else data.cifar10()
+
+    def model(self, width: float, sparsity: float, *, begin: bool = False) -> Any:
+        """A network at the end of its training, which is done now if it was not before.
+
+        Args:
+            width: relative to the setting's.
+            sparsity: of the 1x1 convolutions.
+            begin: whether to stop before the fine-tuning.
+        """
+        keras.utils.set_random_seed(0)
+        model = network(self.setting.width * width)
+        stage = f"x{width:g}" + ("" if begin else f"_{sparsity:g}")
+        kept = self.folder / f"{stage}.weights.npz"
+        if kept.exists():
+            with np.load(kept) as arrays:
+                model.set_weights([arrays[name] for name in arrays.files])
+            return model
+        if not begin:
+            model.set_weights(self.model(width, 0.0, begin=True).get_weights())
+        steps = self.setting.steps if begin else self.setting.tuning
+        self._train(stage, model, sparsity, steps, 3e-3 if begin else 1e-3)
+        sentei.strip(model)
+        half = kept.with_suffix(".half.npz")
+        np.savez(half, *model.get_weights())
+        os.replace(half, kept)
+        return model
+
+    def _train(self, stage: str, model: Any, sparsity: float, steps: int, rate: float) -> None:
+        decay = keras.optimizers.schedules.CosineDecay(rate, steps)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(decay), loss)
+        if sparsity:
+            end = 1 if self.speed else max(1, round(0.6 * steps))
+            schedule = PolynomialDecay(min(0.3, sparsity), sparsity, 0, end, max(1, end // 20))
+            sentei.prune(model, schedule, layers="xnnpack")
+        random, start = np.random.default_rng(len(stage)), time.perf_counter()
+        for step in range(1, (2 if self.speed else steps) + 1):
+            value = float(model.train_on_batch(*self._batch(random)))
+            if step % 20 == 0:
+                left = (time.perf_counter() - start) / step * (steps - step) / 60
+                print(f"{stage}: step {step}/{steps}, loss {value:.3f}, {left:.1f} min", flush=True)
+
+    def _batch(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Random images, shifted by up to 4 pixels and mirrored; noise when there is no data."""
+        if self.split is None:
+            return random.normal(size=(2, 32, 32, 3)).astype("float32"), np.zeros(2, "int64")
+        chosen = random.integers(0, len(self.split.x_train), self.setting.batch)
+        x = np.pad(self.split.x_train[chosen], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
+        down, right = random.integers(0, 9, 2)
+        x = x[:, down : down + 32, right : right + 32]
+        mirrored = random.random(len(x)) < 0.5
+        x[mirrored] = x[mirrored, :, ::-1]
+        return pixels(x), self.split.y_train[chosen]
+
+    def row(self, name: str, width: float, sparsity: float) -> dict[str, Any]:
+        """Trains and exports a network, as float32 and float16."""
+        model = self.model(width, sparsity)
+        row: dict[str, Any] = {"row": name, "width": width, "sparsity": sparsity}
+        path = self.folder / f"x{width:g}_{sparsity:g}.tflite"
+        sentei.export(model, path)
+        half = path.with_suffix(".f16.tflite")
+        sentei.export(model, half, quantize="float16")
+        row |= {"file": str(path), "bytes": path.stat().st_size, "f16": half.stat().st_size}
+        row["runs_sparse"] = sentei.diagnose(path).runs_sparse
+        if self.split is not None:
+            count = self.setting.images
+            scores = model.predict(pixels(self.split.x_test[:count]), batch_size=500, verbose=0)
+            row["accuracy"] = float((scores.argmax(1) == self.split.y_test[:count]).mean())
+        print(json.dumps(row), flush=True)
+        return row
+
+    def width_as_fast_as(self, sparse: dict[str, Any]) -> float:
+        """The width at which a dense network is about as fast as a sparse one."""
+        paths, widths = [sparse["file"]], (0.85, 0.75, 0.65, 0.5)
+        for width in widths:
+            path = self.folder / f"untrained_x{width:g}.tflite"
+            sentei.export(network(self.setting.width * width), path, verify=False)
+            paths.append(str(path))
+        ratios = [item.ratio for item in benchmark_in_browser(paths, runs=15)][1 : len(paths)]
+        return widths[int(np.argmin(np.abs(np.log(ratios))))]
+
+
+def latencies(rows: list[dict[str, Any]], runs: int) -> dict[str, Any]:
+    """Adds each runtime's median and speed-up to the rows; returns what it ran in."""
+    results = benchmark_in_browser([row["file"] for row in rows], runs=runs)
+    for place, item in enumerate(results):
+        row = rows[place % len(rows)]
+        row.setdefault("runtimes", {})[item.runtime] = {
+            "median_ms": item.median_ms,
+            "speed_up": 1 / item.ratio,
+            "quartiles": [1 / q for q in reversed(item.ratio_quartiles)],
+            "error": item.error,
+        }
+    return {"browser": results.browser, "runtimes": list(rows[0]["runtimes"])}
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table."""
+    rows, runtimes = found["rows"], found["runtimes"]
+    heads = [f"{name}: ms | speed-up [quartiles]" for name in runtimes]
+    lines = [
+        "# Sparsity: what it costs and brings",
+        "",
+        f"Made by `benchmarks/sparse_ablation.py`, {found['setting']}. Speed-up over the "
+        f"dense row, one thread, SIMD, {found['browser']}; {found['noise']}.",
+        "",
+        "| network | accuracy | float32 bytes | float16 bytes | runs sparse | "
+        + " | ".join(heads) + " |",
+        "|---|---:|---:|---:|---|" + "---:|---:|" * len(runtimes),
+    ]  # fmt: skip
+    for row in rows:
+        accuracy = f"{row['accuracy']:.2%}" if "accuracy" in row else "-"
+        cells = [row["row"], accuracy, f"{row['bytes']:,}", f"{row['f16']:,}"]
+        cells.append("yes" if row["runs_sparse"] else "no")
+        for name in runtimes:
+            seen = row["runtimes"][name]
+            low, high = seen["quartiles"]
+            cells += [f"{seen['median_ms']:.2f}", f"{seen['speed_up']:.2f} [{low:.2f}, {high:.2f}]"]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *verdicts(rows, runtimes)]
+    return "\n".join(lines) + "\n"
+
+
+def verdicts(rows: list[dict[str, Any]], runtimes: list[str]) -> list[str]:
+    """Each target, and whether it is met."""
+    by_sparsity = {row["sparsity"]: row for row in rows if row["width"] == 1.0}
+    said = []
+    for sparsity, target in TARGETS.items():
+        for name in runtimes:
+            speed = by_sparsity[sparsity]["runtimes"][name]["speed_up"]
+            met = "met" if speed >= target else "missed"
+            said.append(f"- {sparsity:.0%}, {name}: {speed:.2f}x, target {target}x: {met}.")
+    if "accuracy" in rows[0]:
+        lost = 100 * (by_sparsity[0.0]["accuracy"] - by_sparsity[0.7]["accuracy"])
+        met = "met" if lost <= 1.0 else "missed"
+        said.append(f"- 70 %: {lost:+.2f} points lost, target at most 1: {met}.")
+    return said
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Speed-up, bytes and, if there is one, accuracy over sparsity."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = sorted((r for r in found["rows"] if r["width"] == 1.0), key=lambda r: r["sparsity"])
+    x = [100 * row["sparsity"] for row in rows]
+    figure, axes = plt.subplots(1, 3 if "accuracy" in rows[0] else 2, figsize=(12, 3.6))
+    for name in found["runtimes"]:
+        axes[0].plot(x, [r["runtimes"][name]["speed_up"] for r in rows], marker="o", label=name)
+    axes[0].set(xlabel="zeros, %", ylabel="times as fast as dense")
+    axes[0].legend(fontsize=7)
+    for key, label in (("bytes", "float32"), ("f16", "float16")):
+        axes[1].plot(x, [r[key] / rows[0]["bytes"] for r in rows], marker="o", label=label)
+    axes[1].set(xlabel="zeros, %", ylabel="bytes over dense float32", ylim=(0, None))
+    axes[1].legend(fontsize=7)
+    if "accuracy" in rows[0]:
+        axes[2].plot(x, [100 * r["accuracy"] for r in rows], marker="o")
+        axes[2].set(xlabel="zeros, %", ylabel="accuracy, %")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+
+
+def main() -> int:
+    """Trains, exports, measures, writes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small network, a little training")
+    parser.add_argument("--full", action="store_true", help="for a real machine")
+    parser.add_argument("--speed", action="store_true", help="no training")
+    parser.add_argument("--train", action="store_true", help="train, and no more")
+    parser.add_argument("--runs", type=int, default=60, help="timed rounds in the browser")
+    options = parser.parse_args()
+    setting = QUICK if options.quick else FULL if options.full else DEFAULT
+    study = Study(setting, options.speed)
+    if options.train:
+        for width, sparsity in (*((1.0, s) for s in ORDER), (1.2, 0.7)):
+            study.model(width, sparsity)
+        return 0
+    rows = [study.row("dense" if s == 0 else f"{s:.0%} zeros", 1.0, s) for s in ORDER]
+    at_70 = next(row for row in rows if row["sparsity"] == 0.7)
+    rows.sort(key=lambda row: row["sparsity"])
+    rows.append(study.row("20 % wider, 70% zeros", 1.2, 0.7))
+    narrow = study.width_as_fast_as(at_70)
+    rows.append(study.row(f"dense, {narrow:g} as wide", narrow, 0.0))
+    found = latencies(rows, options.runs) | {"rows": rows}
+    trained = "untrained (magnitudes of the first weights)" if options.speed else (
+        f"{setting.name} setting: {setting.steps} + {setting.tuning} steps of {setting.batch} "
+        f"images, accuracy on {setting.images:,} test images"
+    )  # fmt: skip
+    found["setting"] = f"{trained}, width {setting.width:g}"
+    found["noise"] = f"medians of {options.runs} rounds in turns, load {os.getloadavg()[0]:.1f} on "
+    found["noise"] += f"{os.cpu_count()} cores"
+    for row in rows:
+        row["file"] = Path(row["file"]).name
+    name = "sparse_speed" if options.speed else "sparse_ablation"
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(markdown(found))
+    plot(found, RESULTS / f"{name}.png")
+    print(markdown(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""Training sparse from the first step against gradual pruning: ResNet-8 on CIFAR-10.
+
+At 80, 90 and 95 % zeros (ERK distribution, as in the papers): gradual magnitude pruning (Zhu &
+Gupta 2017), RigL (Evci et al. 2020) with as many steps and with three times as many, SET (Mocanu et
+al. 2018) and a fixed random mask. The literature expects RigL above SET above fixed, and gradual
+magnitude pruning at least at RigL with as many steps. Training FLOPs are those of the papers'
+accounting, relative to dense training: a sparse step counts its non-zeros forward and twice
+backward; a RigL update also a dense gradient of the weights.
+
+    KERAS_BACKEND=torch python benchmarks/sparse_training.py           # 220 steps of 128 a run
+    KERAS_BACKEND=torch python benchmarks/sparse_training.py --quick   # 60 steps of 64, 90 % alone
+    KERAS_BACKEND=torch python benchmarks/sparse_training.py --full    # ResNet-20, 40,000 steps
+
+Runs are kept in benchmarks/.data/sparse_training, so one that was stopped goes on after the last
+one that is done. Writes benchmarks/results/sparse_training.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import data
+import keras
+import models
+import numpy as np
+
+import sentei
+from sentei.sparsity import ConstantSparsity, PolynomialDecay
+
+RESULTS = data.HERE / "results"
+# row → criterion, times as many steps as the others
+METHODS = {
+    "dense": ("", 1),
+    "magnitude": ("magnitude", 1),
+    "RigL": ("rigl", 1),
+    "RigL, 3x steps": ("rigl", 3),
+    "SET": ("set", 1),
+    "random, fixed": ("random", 1),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How long to train what.
+
+    Attributes:
+        name: of the setting.
+        depth: of the ResNet.
+        steps: of a run.
+        batch: images a step.
+        images: test images.
+        sparsities: shares of zeros.
+    """
+
+    name: str
+    depth: int
+    steps: int
+    batch: int
+    images: int
+    sparsities: tuple[float, ...]
+
+
+QUICK = Setting("quick", 8, 60, 64, 2_000, (0.9,))
+DEFAULT = Setting("default", 8, 220, 128, 10_000, (0.8, 0.9, 0.95))
+FULL = Setting("full", 20, 40_000, 128, 10_000, (0.8, 0.9, 0.95))
+
+
+def pruned(model: Any, criterion: str, sparsity: float, steps: int) -> None:
+    """Puts the method's rule on a compiled model."""
+    every = max(1, min(100, steps // 20))
+    if criterion == "magnitude":
+        # From the first quarter to the third, as in the comparison of the RigL paper.
+        schedule: Any = PolynomialDecay(0.0, sparsity, steps // 4, 3 * steps // 4, every)
+    else:
+        schedule = ConstantSparsity(sparsity, end_step=steps, frequency=every)
+    sentei.prune(model, schedule, criterion=criterion, distribution="erk")
+
+
+class Counter:
+    """Multiplications of a step, forward: dense, and of what is not zero now."""
+
+    def __init__(self, model: Any) -> None:
+        self.places: dict[int, int] = {}  # position of a kernel → places where it is applied
+        self.variables = model.trainable_variables
+        positions = {id(v): p for p, v in enumerate(self.variables)}
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+                self.places[positions[id(layer.kernel)]] = math.prod(layer.output.shape[1:-1])
+        self.dense = sum(n * math.prod(self.variables[p].shape) for p, n in self.places.items())
+
+    def sparse(self) -> int:
+        """Those with weights that are not zero."""
+        return sum(
+            n * np.count_nonzero(keras.ops.convert_to_numpy(self.variables[p]))
+            for p, n in self.places.items()
+        )
+
+
+def run(method: str, sparsity: float, setting: Setting, split: data.Split) -> dict[str, Any]:
+    """Trains once and tests; or reads what an earlier run found."""
+    kept = data.CACHE / "sparse_training" / setting.name / f"{method}_{sparsity}.json"
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
+    criterion, factor = METHODS[method]
+    steps = factor * setting.steps
+    keras.utils.set_random_seed(0)
+    model = models.resnet(setting.depth)
+    decay = keras.optimizers.schedules.CosineDecay(0.1, steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(decay, 0.9, nesterov=True, weight_decay=5e-4), loss)
+    counter, random = Counter(model), np.random.default_rng(0)
+    if criterion:
+        pruned(model, criterion, sparsity, steps)
+    spent, now, start = 0.0, counter.sparse(), time.perf_counter()
+    every = max(1, min(100, steps // 20))
+    for step in range(1, steps + 1):
+        value = float(model.train_on_batch(*batch(split, setting.batch, random)))
+        if step % every == 0:  # masks change at updates only
+            now = counter.sparse()
+        update = criterion == "rigl" and step % every == 0 and step < 0.75 * steps
+        spent += 2 * now + (counter.dense if update else now)
+        if step % 20 == 0:
+            left = (time.perf_counter() - start) / step * (steps - step) / 60
+            print(f"{method} {sparsity}: {step}/{steps}, {value:.3f}, {left:.1f} min", flush=True)
+    x, y = images(split.x_test[: setting.images]), split.y_test[: setting.images]
+    row = {
+        "method": method,
+        "sparsity": sparsity,
+        "accuracy": float((model.predict(x, batch_size=500, verbose=0).argmax(1) == y).mean()),
+        "training_flops": spent / (3 * counter.dense * setting.steps),
+        "zeros": float(sentei.sparsity.report(model).sparsity) if criterion else 0.0,
+    }
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    half = kept.with_suffix(".half")
+    half.write_text(json.dumps(row))
+    os.replace(half, kept)
+    return row
+
+
+def batch(
+    split: data.Split, size: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random images, shifted by up to 4 pixels and mirrored."""
+    chosen = random.integers(0, len(split.x_train), size)
+    x = np.pad(split.x_train[chosen], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
+    down, right = random.integers(0, 9, 2)
+    x = x[:, down : down + 32, right : right + 32]
+    mirrored = random.random(size) < 0.5
+    x[mirrored] = x[mirrored, :, ::-1]
+    return images(x), split.y_train[chosen]
+
+
+def images(x: np.ndarray) -> np.ndarray:
+    """Images as the network takes them: about -2 to 2."""
+    return (x.astype("float32") - 120.7) / 64.0
+
+
+def markdown(rows: list[dict[str, Any]], setting: Setting) -> str:
+    """The table, and what the literature expects of it."""
+    lines = [
+        "# Training sparse",
+        "",
+        f"Made by `benchmarks/sparse_training.py`, {setting.name} setting: ResNet-{setting.depth} "
+        f"on CIFAR-10, {setting.steps} steps of {setting.batch} images, one seed; accuracy on "
+        f"{setting.images:,} test images. Training FLOPs relative to dense training.",
+        "",
+        "| method | zeros asked for | zeros | accuracy | training FLOPs |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {r['method']} | {r['sparsity']:.0%} | {r['zeros']:.1%} | {r['accuracy']:.2%} "
+        f"| {r['training_flops']:.2f}x |"
+        for r in rows
+    ]
+    lines.append("")
+    for sparsity in setting.sparsities:
+        of = {r["method"]: r["accuracy"] for r in rows if r["sparsity"] == sparsity}
+        for better, worse in (("RigL", "SET"), ("SET", "random, fixed"), ("magnitude", "RigL")):
+            holds = "holds" if of[better] >= of[worse] else "does not hold here"
+            lines.append(f"- {sparsity:.0%}: {better} at least at {worse}: {holds}.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Trains, writes the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="90 % zeros alone, a little training")
+    parser.add_argument("--full", action="store_true", help="for a real machine")
+    options = parser.parse_args()
+    setting = QUICK if options.quick else FULL if options.full else DEFAULT
+    split = data.cifar10()
+    rows = [run("dense", 0.0, setting, split)]
+    rows += [
+        run(method, sparsity, setting, split)
+        for sparsity in setting.sparsities
+        for method in METHODS
+        if method != "dense"
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    found = {"setting": setting.__dict__, "rows": rows}
+    (RESULTS / "sparse_training.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "sparse_training.md").write_text(markdown(rows, setting))
+    print(markdown(rows, setting))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
