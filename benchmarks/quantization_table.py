@@ -5,16 +5,16 @@
     int8, training                  the same, trained on for some steps
     int8 weights of 4 bits          the same with `scheme="int4"`
 
-of ResNet-20 and ResNet-56 on CIFAR-10 with the weights of others, and of a small MobileNetV2 trained
-here. Accuracy is measured on the written file, in the runtime, on the first test images; latency is
-interleaved with the float file's, one thread.
+of ResNet-20 and ResNet-56 on CIFAR-10 with the weights of others, and of a small MobileNetV2
+trained here. Accuracy is measured on the written file, in the runtime, on the first test images;
+latency is interleaved with the float file's, one thread.
 
     python benchmarks/quantization_table.py            # 300 steps: about 50 minutes on 2 cores
     python benchmarks/quantization_table.py --quick    # 40 steps, ResNet-20 only
     python benchmarks/quantization_table.py --full     # 4,000 steps, all 10,000 test images
 
-Rows that are done are kept in benchmarks/results/quantization_table.json and not measured again with
-the same setting; `--fresh` begins anew. PyTorch trains these networks fastest on a CPU
+Rows that are done are kept in benchmarks/results/quantization_table.json and not measured again
+with the same setting; `--fresh` begins anew. PyTorch trains these networks fastest on a CPU
 (`KERAS_BACKEND=torch`).
 """
 
@@ -158,8 +158,8 @@ def table(results: dict[str, Any]) -> str:
             f"{row['latency_ratio']:.2f}x |"
         )
     return "\n".join(lines) + (
-        f"\n\nSetting `{results['setting']}`: {results['steps']} steps of {BATCH} images, the first "
-        f"{results['images']:,} test images, on {results['backend']}.\n"
+        f"\n\nSetting `{results['setting']}`: {results['steps']} steps of {BATCH} images, the "
+        f"first {results['images']:,} test images, on {results['backend']}.\n"
     )
 
 
