@@ -8,7 +8,7 @@ test images, after the last step: nothing is chosen by it.
     python benchmarks/lenet.py                  # three seeds: 50 minutes on 2 idle cores
     python benchmarks/lenet.py --quick          # one seed, one price, LeNet-5 for 4 of 10 epochs
     python benchmarks/lenet.py --full           # three times as long
-    python benchmarks/lenet.py --only lenet_5   # one of the networks (PyTorch trains it fastest)
+    python benchmarks/lenet.py --only lenet_5   # one of them (PyTorch is fastest; needs numba too)
 
 Runs that are done are kept in benchmarks/results/lenet.json, and a script that was stopped goes on
 with the next; `--fresh` begins anew. The float networks are kept in benchmarks/.data/lenet.
