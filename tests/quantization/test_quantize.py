@@ -6,7 +6,7 @@ import pytest
 from keras import layers as kl
 
 import sentei
-from sentei.core.errors import SenteiError, UnsupportedModel
+from sentei.core.errors import SenteiError
 from sentei.quantization import Custom, calibrate, quantizers, report
 
 pytestmark = pytest.mark.core
@@ -214,16 +214,3 @@ def test_what_is_no_model_for_it_is_refused():
         sentei.quantize(keras.Sequential([kl.Dense(2)]))
     with pytest.raises(SenteiError, match=r"made by sentei\.quantize"):
         calibrate(network(), X)
-
-    class Own(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = kl.Dense(3)
-
-        def call(self, x):
-            return self.dense(x)
-
-    own = Own()
-    own(X)
-    with pytest.raises(UnsupportedModel, match=r"subclass of keras\.Model"):
-        sentei.quantize(own)

@@ -1,6 +1,8 @@
 """Quantization: a model that computes as its integers will, calibrated and trained."""
 
+from sentei.quantization.adaround import adaround
 from sentei.quantization.calibrate import calibrate
+from sentei.quantization.correction import correct_bias
 from sentei.quantization.equalize import equalize
 from sentei.quantization.grid import Grid, Kind
 from sentei.quantization.layer import QuantizedModel
@@ -27,7 +29,9 @@ __all__ = [
     "RateLog",
     "RateReport",
     "Report",
+    "adaround",
     "calibrate",
+    "correct_bias",
     "equalize",
     "quantize",
     "quantized",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -174,6 +175,32 @@ def _raw_batches(model: Any, samples: Any, batch_size: int) -> Iterator[Any]:
             "`calibration` must be an array, a dict of arrays by input name, or batches (a "
             f"PyDataset, generator, tf.data.Dataset or DataLoader). Received: {samples!r}."
         )
+
+
+def peeked(samples: Any) -> tuple[Any, Any]:
+    """The first batch of samples, and the samples still complete.
+
+    Args:
+        samples: As the argument `calibration` of `sentei.quantize`, or None.
+
+    Returns:
+        Inputs for one call (None without samples), and what to calibrate with.
+    """
+    if samples is None:
+        return None, None
+    if isinstance(samples, keras.utils.PyDataset):
+        return _first(samples[0]), samples
+    if isinstance(samples, Mapping) or hasattr(samples, "shape"):
+        return samples, samples
+    if isinstance(samples, (list, tuple)) and all(hasattr(leaf, "shape") for leaf in samples):
+        return samples, samples
+    if not isinstance(samples, Iterable):
+        return None, samples
+    rest = iter(samples)
+    first = next(rest, None)
+    if first is None:
+        raise SenteiError("The calibration data is empty. Give at least one batch of samples.")
+    return _first(first), itertools.chain([first], rest)
 
 
 def _first(batch: Any) -> Any:

@@ -181,6 +181,20 @@ def spread(values: Any, shape: tuple[int, ...], kind: Kind, xp: Any = ops) -> An
     return blocks[tuple(inside)]
 
 
+def scales(shape: tuple[int, ...], kind: Kind) -> tuple[int, ...]:
+    """The shape of the scales of a tensor.
+
+    Args:
+        shape: The tensor's.
+        kind: The grid's kind.
+    """
+    if kind.axis is None:
+        return (1,)
+    if kind.block is None:
+        return (shape[kind.axis],)
+    return (-(-shape[kind.axis - 1] // kind.block), shape[kind.axis])
+
+
 def numbers(low: Any, high: Any, kind: Kind, xp: Any = ops) -> tuple[Any, Any]:
     """Scale and zero point of the grid that covers a range, with 0 exactly on it.
 

@@ -9,19 +9,21 @@ from typing import Any
 import keras
 from keras import ops
 
-from sentei.core.graph import Graph, Node, Tensor, filled, graph_of, is_graph
+from sentei.core.graph import Node, Tensor, filled, graph_of, is_graph
 from sentei.core.state import run_on
 from sentei.quantization.biases import Contraction
+from sentei.quantization.calls import Rounded, plan_subclassed, rounding_calls
+from sentei.quantization.freezing import Freezing
 from sentei.quantization.integers import Exact, emitted
-from sentei.quantization.plan import Activation, Plan, Weight, plan_graph, plan_weights
+from sentei.quantization.plan import Activation, Plan, Weight, plan_graph
 from sentei.quantization.quantizer import (
     ActivationQuantizer,
     FixedQuantizer,
     Quantizer,
-    WeightQuantizer,
 )
 from sentei.quantization.scheme import Custom
 from sentei.quantization.settings import Settings
+from sentei.quantization.weight_quantizer import WeightQuantizer
 
 # What is called with every tensor that is about to be rounded, in place of rounding it.
 Watch = Callable[[str, Any], None]
@@ -47,6 +49,7 @@ class QuantizedModel(keras.layers.Layer):
         float_model: Any,
         scheme: Custom,
         layers: Mapping[str, Any] | None = None,
+        specs: Any = None,
         **kwargs: Any,
     ) -> None:
         """Plans the grids of a model; activations have no ranges yet.
@@ -55,13 +58,15 @@ class QuantizedModel(keras.layers.Layer):
             float_model: A built Keras model.
             scheme: The scheme of all layers that `layers` does not name.
             layers: From a layer's name to its own scheme, or None to leave it float.
+            specs: What a subclassed model is called with; see `calls.specs_of`.
             **kwargs: Keras' own.
         """
         super().__init__(autocast=False, **kwargs)
         self.float_model = float_model
         self.scheme = scheme
         self.settings = Settings(scheme, layers)
-        self.plan = _plan(float_model, self.settings)
+        self.specs = specs
+        self.plan, self.calls = _plan(float_model, self.settings, specs)
         self.by_name: dict[str, Quantizer] = {}
         for weight in self.plan.weights:
             self.by_name[weight.label] = _weight_quantizer(weight, len(self.by_name))
@@ -70,6 +75,7 @@ class QuantizedModel(keras.layers.Layer):
                 self.by_name[label] = _activation_quantizer(activation, len(self.by_name))
         self.settings.check_used(float_model)
         self.applied = _Applied(name="applied")
+        self.freezing = Freezing(self, scheme.batch_norm_frozen_after)
         self.supports_masking = True
         self.built = True
 
@@ -113,9 +119,11 @@ class QuantizedModel(keras.layers.Layer):
             weights.append((weight.variable, quantizer(value)))
             if scales is not None:
                 scales[weight.label] = quantizer.numbers()[0]
-        return run_on(
+        results = run_on(
             self, self.variables, weights, lambda: self.walk(inputs, self._round, training, scales)
         )
+        self.freezing.count(training)
+        return results
 
     def watched(self, inputs: Any, watch: Watch) -> Any:
         """The float model's outputs, showing every tensor that would be rounded.
@@ -159,7 +167,8 @@ class QuantizedModel(keras.layers.Layer):
         """
         graph, plan = self.plan.graph, self.plan
         if not graph.nodes:
-            return self.float_model(inputs, training=training)
+            with rounding_calls(self.calls, rounded):
+                return self.float_model(inputs, training=training)
         values: dict[Tensor, Any] = {}
         leaves = keras.tree.flatten(inputs)
         done: set[int] = set()
@@ -193,6 +202,29 @@ class QuantizedModel(keras.layers.Layer):
                 values[tensor] = value
         return filled(graph.outputs, values.__getitem__)
 
+    def run_node(
+        self,
+        node: Node,
+        values: Mapping[Tensor, Any],
+        rounded: Callable[[str, Any, Tensor | None], Any],
+        training: bool | None,
+        simulated: bool = False,
+    ) -> list[Any]:
+        """Runs one node of the graph by itself.
+
+        Args:
+            node: The node.
+            values: The tensors it reads.
+            rounded: As for `walk`; called for the tensors that are rounded before and within it.
+            training: As for the float model.
+            simulated: Whether biases are rounded, too.
+
+        Returns:
+            The node's outputs, not rounded.
+        """
+        bias = self._bias(node.index) if simulated else None
+        return self._run(node, values, rounded, training, bias)
+
     def _run(
         self,
         node: Node,
@@ -217,7 +249,8 @@ class QuantizedModel(keras.layers.Layer):
         }
         inside = bias if bias is not None and self.plan.biases[node.index].hidden else None
         with _rounding_inside(node.operation, hidden, rounded, inside) as function:
-            results = list(keras.tree.flatten(function(*args, **kwargs)))
+            found = self.freezing.call(function, args, kwargs, training)
+            results = list(keras.tree.flatten(found))
         return results if bias is None or inside is not None else [bias(results[0])]
 
     def _is_exact(self, exact: Exact) -> bool:
@@ -290,6 +323,7 @@ class QuantizedModel(keras.layers.Layer):
                 name: keras.saving.serialize_keras_object(scheme)
                 for name, scheme in self.settings.own.items()
             },
+            "specs": keras.saving.serialize_keras_object(self.specs),
         }
 
     @classmethod
@@ -306,6 +340,7 @@ class QuantizedModel(keras.layers.Layer):
             name: keras.saving.deserialize_keras_object(scheme)
             for name, scheme in config["layers"].items()
         }
+        config["specs"] = keras.saving.deserialize_keras_object(config.get("specs"))
         return cls(**config)
 
 
@@ -328,14 +363,16 @@ def _layer_metrics(model: Any) -> list[Any]:
     return found
 
 
-def _plan(model: Any, settings: Settings) -> Plan:
+def _plan(model: Any, settings: Settings, specs: Any) -> tuple[Plan, dict[str, Rounded]]:
     if is_graph(model):
-        return plan_graph(model, graph_of(model), settings.scheme_of)
-    return Plan(Graph([], None, None), weights=plan_weights(model, settings.scheme_of))
+        return plan_graph(model, graph_of(model), settings.scheme_of), {}
+    return plan_subclassed(model, specs, settings.scheme_of)
 
 
 def _weight_quantizer(weight: Weight, number: int) -> WeightQuantizer:
-    quantizer = WeightQuantizer(weight.kind, label=weight.label, name=f"grid_{number}")
+    quantizer = WeightQuantizer(
+        weight.kind, label=weight.label, learned=weight.steps == "learned", name=f"grid_{number}"
+    )
     quantizer.watch(weight.variable)
     return quantizer
 

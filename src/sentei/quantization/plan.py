@@ -45,12 +45,14 @@ class Weight:
         layer: The layer that owns it.
         variable: The Keras variable.
         kind: The sort of grid.
+        steps: How its step sizes are found; see `Custom.weight_steps`.
     """
 
     label: str
     layer: Any
     variable: Any
     kind: Kind
+    steps: str = "largest"
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def plan_weights(model: Any, scheme_of: SchemeOf) -> list[Weight]:
             matrix = len(variable.shape) == 2 and axis == 1
             kind = scheme.weight(axis, matrix)
             if kind is not None:
-                weight = Weight(f"{path}/{variable.name}", layer, variable, kind)
+                label = f"{path}/{variable.name}"
+                weight = Weight(label, layer, variable, kind, scheme.weight_steps)
                 found.setdefault(id(variable), weight)
     return list(found.values())
 

@@ -12,11 +12,13 @@ from keras import layers as kl
 from sentei.core.errors import SenteiError, UnsupportedModel
 from sentei.core.graph import is_graph
 from sentei.core.select import require_built, sublayers
-from sentei.quantization.calibrate import calibrate
+from sentei.quantization.calibrate import calibrate, peeked
+from sentei.quantization.calls import specs_of
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.quantizer import Quantizer
 from sentei.quantization.rated_model import RatedModel, has_price
 from sentei.quantization.scheme import Custom, scheme_of
+from sentei.quantization.steps import find_steps
 
 
 def quantize(
@@ -35,7 +37,8 @@ def quantize(
 
     Args:
         model: A built Sequential or Functional model, with nested models and `keras.ops`
-            operations.
+            operations. Of a subclassed model the layers are quantized one by one: what its own
+            code computes between them stays float.
         scheme: `"int8"`, `"int16x8"`, `"int4"`, or a `sentei.quantization.Custom`.
         calibration: Samples of the inputs that activations get their ranges from: an array, a
             dict by input name, a `keras.utils.PyDataset`, a generator, `tf.data.Dataset` or
@@ -64,10 +67,15 @@ def quantize(
     if calibration is None:
         default, own = _observing(default), _own_observing(layers)
     kind = RatedModel if has_price(default, own) else QuantizedModel
-    layer = kind(model, default, own, name=f"quantized_{model.name}")
+    specs = None
+    if not is_graph(model):
+        first, calibration = peeked(calibration)
+        specs = specs_of(model, first)
+    layer = kind(model, default, own, specs, name=f"quantized_{model.name}")
+    find_steps(layer)
     if strict:
         _require_all_integer(layer)
-    inputs = _inputs(model)
+    inputs = _inputs(model, specs)
     qmodel = keras.Model(inputs, layer(inputs), name=f"{model.name}_quantized")
     if calibration is not None:
         calibrate(qmodel, calibration)
@@ -110,14 +118,11 @@ def quantizers(model: Any) -> list[tuple[str, Quantizer]]:
     return [] if layer is None else list(layer.quantizers.items())
 
 
-def _inputs(model: Any) -> Any:
-    """New inputs like those of a model."""
-    if not is_graph(model):
-        raise UnsupportedModel(
-            f"Model {model.name!r} is a subclass of keras.Model: its graph cannot be read. Make it "
-            "a Functional model: keras.Model(inputs, model(inputs))."
-        )
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+def _inputs(model: Any, specs: Any) -> Any:
+    """New inputs like those of a model; of a subclassed one, as `specs` says."""
+    structure = specs
+    if specs is None:
+        structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     return keras.tree.map_structure(
         lambda spec: keras.Input(batch_shape=tuple(spec.shape), dtype=spec.dtype, name=spec.name),
         structure,

@@ -13,6 +13,7 @@ from keras import ops
 from sentei.core.errors import SenteiError
 from sentei.quantization import grid as grids
 from sentei.quantization.grid import Grid, Kind
+from sentei.quantization.learned import learned, slowed
 
 RANGES = ("fixed", "moving", "learned")
 
@@ -97,57 +98,6 @@ class Quantizer(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("sentei")
-class WeightQuantizer(Quantizer):
-    """The quantizer of a weight: its range is that of the weight's current numbers.
-
-    Nothing is learned or observed. Zeros stay zeros, for the grid is symmetric.
-    """
-
-    _read: Callable[[], Any] | None = None
-
-    def watch(self, variable: Any) -> None:
-        """Says whose numbers make the grid.
-
-        Args:
-            variable: The Keras variable.
-        """
-        # In a function: as an attribute, Keras would count the variable as this layer's own.
-        self._read = lambda: variable
-
-    @property
-    def variable(self) -> Any:
-        """The Keras variable that is quantized."""
-        if self._read is None:
-            raise SenteiError(f"Quantizer {self.label!r} has no weight: call watch(variable).")
-        return self._read()
-
-    def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
-        """See `call`."""
-        scale, zero = self.numbers()
-        rounded = grids.fake_quantize(ops.cast(x, "float32"), scale, zero, self.kind)
-        return ops.cast(rounded, x.dtype)
-
-    def numbers(self) -> tuple[Any, Any]:
-        """See the base class."""
-        values = ops.cast(self.variable.value, "float32")
-        low, high = grids.extremes(ops.stop_gradient(values), self.kind)
-        return grids.numbers(low, high, self.kind)
-
-    def grid(self) -> Grid:
-        """See the base class."""
-        return self.grid_of(_concrete(self.variable))
-
-    def grid_of(self, value: np.ndarray) -> Grid:
-        """The grid that the weight would have with other numbers.
-
-        Args:
-            value: The numbers, of the weight's shape.
-        """
-        low, high = grids.extremes(np.asarray(value, np.float32), self.kind, np)
-        return _grid(low, high, self.kind)
-
-
-@keras.saving.register_keras_serializable("sentei")
 class ActivationQuantizer(Quantizer):
     """The quantizer of an activation: its range is calibrated, and may go on moving in training.
 
@@ -207,7 +157,7 @@ class ActivationQuantizer(Quantizer):
     @property
     def calibrated(self) -> bool:
         """Whether there is a range."""
-        return bool(_concrete(self.seen)[0] > 0)
+        return bool(concrete(self.seen)[0] > 0)
 
     def set_range(self, low: float, high: float) -> None:
         """Calibrates.
@@ -248,9 +198,12 @@ class ActivationQuantizer(Quantizer):
             self._observe(ops.stop_gradient(full), mask)
         low, high = self.low.value, self.high.value
         if self.ranges == "learned":
-            low, high = (_slowed(end, full, self.kind) for end in (low, high))
+            # Per sample: a batch's gradients are averaged by the loss.
+            count = ops.size(full) / ops.shape(full)[0] if len(full.shape) else 1
+            low, high = (slowed(end, count, self.kind) for end in (low, high))
         scale, zero = grids.numbers(low, high, self.kind)
-        rounded = grids.fake_quantize(full, scale, ops.stop_gradient(zero), self.kind, True)
+        function = learned if self.ranges == "learned" else grids.fake_quantize
+        rounded = function(full, scale, ops.stop_gradient(zero), self.kind, True)
         return ops.cast(ops.where(self.ready(), rounded, full), x.dtype)
 
     def ready(self) -> Any:
@@ -290,7 +243,7 @@ class ActivationQuantizer(Quantizer):
                 f"The activation {self.label!r} has no range yet. Calibrate the model: "
                 "sentei.quantization.calibrate(qmodel, samples)."
             )
-        return _grid(_concrete(self.low), _concrete(self.high), self.kind)
+        return _grid(concrete(self.low), concrete(self.high), self.kind)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
@@ -343,7 +296,7 @@ class FixedQuantizer(Quantizer):
         return {**super().get_config(), "scale": self.scale, "zero_point": self.zero_point}
 
 
-def _concrete(variable: Any) -> np.ndarray:
+def concrete(variable: Any) -> np.ndarray:
     """A variable's own numbers, also inside a scope or trace that shows others in its place."""
     with keras.StatelessScope():
         return np.asarray(ops.convert_to_numpy(variable.value), np.float32)
@@ -352,14 +305,3 @@ def _concrete(variable: Any) -> np.ndarray:
 def _grid(low: np.ndarray, high: np.ndarray, kind: Kind) -> Grid:
     scale, zero = grids.numbers(np.float32(low), np.float32(high), kind, np)
     return Grid(kind, np.asarray(scale, np.float32), np.asarray(zero, np.int64))
-
-
-def _slowed(end: Any, x: Any, kind: Kind) -> Any:
-    """A range's end with its gradient scaled as in LSQ: `g = 1 / sqrt(N * Q_high)`.
-
-    Esser et al. 2020 (arXiv:1902.08153), section 2.2: the gradients of N numbers add up in one
-    step size, which would otherwise move far faster than the weights do.
-    """
-    count = ops.cast(ops.size(x), "float32") * float(kind.high)
-    factor = 1.0 / ops.sqrt(count)
-    return end * factor + ops.stop_gradient(end * (1.0 - factor))

@@ -10,7 +10,7 @@ from keras import ops
 
 from sentei.quantization import rate as rates
 from sentei.quantization.grid import Grid, Kind
-from sentei.quantization.quantizer import WeightQuantizer
+from sentei.quantization.weight_quantizer import WeightQuantizer
 
 BITS_IN_KILOBYTE = 8192.0
 # How much of its old table a quantizer keeps at each step.

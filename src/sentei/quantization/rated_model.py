@@ -28,6 +28,7 @@ class RatedModel(QuantizedModel):
         float_model: Any,
         scheme: Custom,
         layers: Mapping[str, Any] | None = None,
+        specs: Any = None,
         **kwargs: Any,
     ) -> None:
         """Plans the grids of a model; activations have no ranges yet.
@@ -36,9 +37,10 @@ class RatedModel(QuantizedModel):
             float_model: A built Keras model.
             scheme: The scheme of all layers that `layers` does not name.
             layers: From a layer's name to its own scheme, or None to leave it float.
+            specs: As for `QuantizedModel`.
             **kwargs: Keras' own.
         """
-        super().__init__(float_model, scheme, layers, **kwargs)
+        super().__init__(float_model, scheme, layers, specs, **kwargs)
         held = {id(weight.variable): weight for weight in self.plan.weights}
         for layer, holders in sublayers(float_model):
             path = "/".join([*(holder.name for holder in holders[1:]), layer.name])

@@ -16,7 +16,8 @@ from sentei.core.state import run_on
 from sentei.quantization.calibrate import batches, layer_of
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.plan import Float
-from sentei.quantization.quantizer import ActivationQuantizer, WeightQuantizer
+from sentei.quantization.quantizer import ActivationQuantizer
+from sentei.quantization.weight_quantizer import WeightQuantizer
 
 
 @dataclass(frozen=True)

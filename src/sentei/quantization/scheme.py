@@ -12,6 +12,10 @@ from sentei.quantization.grid import Kind
 from sentei.quantization.observers import OBSERVERS
 from sentei.quantization.quantizer import RANGES
 
+# "largest": the largest number of a channel fits exactly, whatever the weight becomes; "nearest":
+# the least mean square error, and stays; "learned": starts as that, then follows the gradient.
+WEIGHT_STEPS = ("largest", "nearest", "learned")
+
 
 @keras.saving.register_keras_serializable("sentei")
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Custom:
         frozen_after: After how many steps a moving range stays as it is; None: never.
         rate: The price of a kilobyte of coded weights, in units of the loss: weights, biases too,
             get one learned step each and training pays for their entropy. None: bits are free.
+        weight_steps: How a weight's step sizes are found: one of `WEIGHT_STEPS`.
+        batch_norm_frozen_after: After how many training steps batch normalization uses and keeps
+            its moving statistics, as at inference; None: never. The model's own scheme counts.
     """
 
     weight_bits: int | None = 8
@@ -48,6 +55,8 @@ class Custom:
     momentum: float = 0.99
     frozen_after: int | None = None
     rate: float | None = None
+    weight_steps: str = "largest"
+    batch_norm_frozen_after: int | None = None
 
     def __post_init__(self) -> None:
         if self.observer not in OBSERVERS:
@@ -60,6 +69,10 @@ class Custom:
             raise SenteiError(
                 "`rate`, the price of a kilobyte, must be at least 0, of weights that have bits. "
                 f"Received: rate={self.rate}, weight_bits={self.weight_bits}."
+            )
+        if self.weight_steps not in WEIGHT_STEPS:
+            raise SenteiError(
+                f"`weight_steps` must be one of {WEIGHT_STEPS}. Received: {self.weight_steps!r}."
             )
         for bits in (self.weight_bits, self.activation_bits):
             if bits is not None:

@@ -1,0 +1,57 @@
+"""Learned step sizes: LSQ, Esser et al. 2020 (arXiv:1902.08153)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from sentei.quantization.grid import Kind, fake_quantize, spread
+
+
+def learned(x: Any, scale: Any, zero_point: Any, kind: Kind, inverted: bool = False) -> Any:
+    """Numbers rounded to a grid whose step size gets LSQ's gradient.
+
+    Equation 3: with `v = x / s`, `dq/ds` is `round(v) - v` inside the range, and the outermost
+    integer outside. The last comes from the ends of `fake_quantize`'s range; the first is added
+    here. With low and high end learned this is LSQ+ (Bhalgat et al. 2020, arXiv:2004.09576), whose
+    offset moves with the ends.
+
+    Args:
+        x: The tensor, float32.
+        scale: One per channel, or one; it depends on what is learned.
+        zero_point: The same shape, floating; without gradient.
+        kind: The grid's kind.
+        inverted: As for `fake_quantize`.
+
+    Returns:
+        The same numbers as `fake_quantize`.
+    """
+    rounded = fake_quantize(x, scale, zero_point, kind, inverted)
+    shape = tuple(x.shape)
+    step, zero = spread(scale, shape, kind), spread(zero_point, shape, kind)
+    fixed = ops.stop_gradient(step)
+    low, high = (kind.low - zero) * fixed, (kind.high - zero) * fixed
+    inside = ops.logical_and(x >= low, x <= high)
+    error = ops.where(inside, (ops.stop_gradient(rounded) - x) / fixed, 0.0)
+    return rounded + ops.stop_gradient(error) * (step - fixed)
+
+
+def slowed(value: Any, count: Any, kind: Kind) -> Any:
+    """A step size, or a range's end, with its gradient scaled: `g = 1 / sqrt(N Q_P)`.
+
+    Esser et al. 2020, section 2.2: the gradients of N numbers add up in one step size, which would
+    otherwise move far faster than the weights do.
+
+    Args:
+        value: The step sizes.
+        count: How many numbers share one: N.
+        kind: The grid's kind; its highest integer is `Q_P`.
+
+    Returns:
+        The same numbers.
+    """
+    factor = 1.0 / ops.sqrt(ops.cast(count, "float32") * float(kind.high))
+    fixed = ops.stop_gradient(value)
+    # The difference is zero: not a bit of the value changes.
+    return fixed + factor * (value - fixed)
