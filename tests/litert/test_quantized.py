@@ -86,7 +86,8 @@ def test_everything_is_integers_and_each_is_as_simulated(model, tmp_path):
     check = report.integers
     assert (check.census.integer, check.census.floating, check.census.conversions) == (8, {}, 2)
     assert len(check.tensors) == 2 * 9
-    assert all(tensor.exact > 0.99 and tensor.largest <= 1 for tensor in check.tensors)
+    assert all(tensor.largest <= 1 for tensor in check.tensors)
+    assert all(t.exact > 0.999 for t in check.tensors if t.kernels == "xnnpack")
     assert check.agreement >= 0.995
     assert report.dtypes["float32"] == 2
     # An oracle of its own: the simulation, run by Keras, against the file on XNNPACK.
