@@ -137,5 +137,7 @@ def test_a_price_without_bits_is_refused():
     for changes in ({"rate": -1.0}, {"rate": 1.0, "weight_bits": None}):
         with pytest.raises(SenteiError, match="the price of a kilobyte, must be at least 0"):
             Custom(**changes)
+    with pytest.raises(SenteiError, match="`rate` is for float activations as yet"):
+        Custom(rate=1.0)
     with pytest.raises(SenteiError, match="has a price"):
         rate_report(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]))

@@ -78,7 +78,7 @@ def rate_report(qmodel: Any) -> RateReport:
         name = getattr(qmodel, "name", qmodel)
         raise SenteiError(
             f"No weight of model {name!r} has a price. Quantize it with one: "
-            "sentei.quantize(model, sentei.quantization.Custom(rate=0.01))."
+            "sentei.quantize(model, sentei.quantization.Custom(activation_bits=None, rate=0.01))."
         )
     return RateReport(tuple(rows))
 

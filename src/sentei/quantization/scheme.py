@@ -74,6 +74,11 @@ class Custom:
             raise SenteiError(
                 f"`weight_steps` must be one of {WEIGHT_STEPS}. Received: {self.weight_steps!r}."
             )
+        if self.rate is not None and self.activation_bits is not None:
+            raise SenteiError(
+                "`rate` is for float activations as yet: pass activation_bits=None with it. "
+                f"Received: rate={self.rate}, activation_bits={self.activation_bits}."
+            )
         for bits in (self.weight_bits, self.activation_bits):
             if bits is not None:
                 Kind(bits=bits, rounding=self.rounding)
