@@ -40,29 +40,36 @@ def draw(results: Results, path: Path) -> None:
 def _draw_files(axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None:
     """One point a file: how much is downloaded, how often it is right."""
     first = rows[0]
-    for row in rows:
+    for number, row in enumerate(rows):
         size, accuracy = row.packed_bytes / _KILO, 100 * row.accuracy
         error = 100 * row.accuracy_error
         style = {"fmt": "o", "markersize": 9, "capsize": 4, "elinewidth": 1.2}
         axes.errorbar(size, accuracy, yerr=error, color=colours[row.name], **style)
         smaller = "" if row is first else f", {first.packed_bytes / row.packed_bytes:.1f}x smaller"
+        # Neighbours have their words on different sides of the middle.
         axes.annotate(
             f"{row.name}\n{row.accuracy:.2%}\n{size:,.0f} kB{smaller}",
             (size, accuracy),
-            xytext=(12, 0),
+            xytext=(0, -96 if number % 2 else 56),
             textcoords="offset points",
             color=colours[row.name],
-            va="center",
+            ha="center",
             fontsize=9.5,
         )
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    sizes = [row.packed_bytes / _KILO for row in rows]
+    ticks = [step * 10**power for power in range(6) for step in (1, 2, 5)]
+    ticks = [tick for tick in ticks if min(sizes) / 2 < tick < 2 * max(sizes)]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     centre = 100 * sum(row.accuracy for row in rows) / len(rows)
     spread = max(abs(100 * row.accuracy - centre) for row in rows)
     half = max(3.0, 1.5 * spread)
     axes.set(
         title="what each file costs, and how often it is right",
-        xlabel="download size: kB, packed",
+        xlabel="download size: kB, packed (logarithmic)",
         ylabel="accuracy in LiteRT, % (± standard error)",
-        xlim=(0, 1.4 * max(row.packed_bytes for row in rows) / _KILO),
+        xlim=(0.4 * min(sizes), 2.0 * max(sizes)),
         ylim=(centre - half, min(100.0, centre + half)),
     )
 
@@ -78,12 +85,13 @@ def _draw_training(axes: Any, history: Sequence[Epoch], colours: dict[str, str])
         label = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "fontsize": 9.5}
         middle = len(steps) // 2
         place = (steps[middle], accuracies[middle])
-        axes.annotate(f"accuracy, {name}", place, color=colours[name], **label)
+        axes.annotate(name, place, color=colours[name], **label)
         sparsity += [100 * epoch.sparsity for epoch in epochs]
         start += len(epochs)
     axes.plot(range(len(sparsity)), sparsity, color=_GREY, linestyle="--")
     place = (len(sparsity) - 1, sparsity[-1])
     aside = {"xytext": (0, -14), "textcoords": "offset points", "ha": "right", "fontsize": 9.5}
     axes.annotate("sparsity", place, color=_GREY, **aside)
-    axes.set(title="how it was trained", xlabel="epoch", ylabel="%", ylim=(0, 105))
+    label = "accuracy and sparsity, %"
+    axes.set(title="how it was trained", xlabel="epoch", ylabel=label, ylim=(0, 105))
     axes.xaxis.get_major_locator().set_params(integer=True)
