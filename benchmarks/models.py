@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import keras
 from keras import layers
 
@@ -59,7 +61,7 @@ def mobilenet_v2(classes: int = 1000, size: int = 224) -> keras.Model:
     """
     inputs = keras.Input((size, size, 3), name="image")
     x = _normalized(layers.Conv2D(32, 3, 2, use_bias=False)(layers.ZeroPadding2D(1)(inputs)))
-    for expansion, channels, blocks, stride in (
+    blocks = (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
         (6, 32, 3, 2),
@@ -67,12 +69,8 @@ def mobilenet_v2(classes: int = 1000, size: int = 224) -> keras.Model:
         (6, 96, 3, 1),
         (6, 160, 3, 2),
         (6, 320, 1, 1),
-    ):
-        for block in range(blocks):
-            x = _inverted_residual(x, expansion, channels, 1 if block else stride)
-    x = _normalized(layers.Conv2D(1280, 1, use_bias=False)(x))
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="mobilenet_v2")
+    )
+    return keras.Model(inputs, _mobilenet(x, blocks, 1280, classes), name="mobilenet_v2")
 
 
 def mobilenet_v2_cifar(classes: int = 10) -> keras.Model:
@@ -84,18 +82,17 @@ def mobilenet_v2_cifar(classes: int = 10) -> keras.Model:
     inputs = keras.Input((32, 32, 3), name="image")
     x = layers.ZeroPadding2D(1)(inputs)
     x = _normalized(layers.Conv2D(16, 3, use_bias=False)(x))
-    for expansion, channels, blocks, stride in (
-        (1, 8, 1, 1),
-        (6, 16, 2, 2),
-        (6, 24, 3, 2),
-        (6, 40, 3, 2),
-        (6, 56, 2, 1),
-    ):
-        for block in range(blocks):
+    blocks = ((1, 8, 1, 1), (6, 16, 2, 2), (6, 24, 3, 2), (6, 40, 3, 2), (6, 56, 2, 1))
+    return keras.Model(inputs, _mobilenet(x, blocks, 256, classes), name="mobilenet_v2_cifar")
+
+
+def _mobilenet(x: object, blocks: Iterable[tuple[int, ...]], last: int, classes: int) -> object:
+    """Inverted residuals, given as expansion, channels, repetitions and stride, and the head."""
+    for expansion, channels, count, stride in blocks:
+        for block in range(count):
             x = _inverted_residual(x, expansion, channels, 1 if block else stride)
-    x = _normalized(layers.Conv2D(256, 1, use_bias=False)(x))
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="mobilenet_v2_cifar")
+    x = _normalized(layers.Conv2D(last, 1, use_bias=False)(x))
+    return layers.Dense(classes, name="logits")(layers.GlobalAveragePooling2D()(x))
 
 
 def _inverted_residual(x: object, expansion: int, channels: int, stride: int) -> object:

@@ -92,6 +92,6 @@ def _draw_training(axes: Any, history: Sequence[Epoch], colours: dict[str, str])
     place = (len(sparsity) - 1, sparsity[-1])
     aside = {"xytext": (0, -14), "textcoords": "offset points", "ha": "right", "fontsize": 9.5}
     axes.annotate("sparsity", place, color=_GREY, **aside)
-    label = "accuracy and sparsity, %"
-    axes.set(title="how it was trained", xlabel="epoch", ylabel=label, ylim=(0, 105))
+    axes.set_title("how it was trained")
+    axes.set(xlabel="epoch", ylabel="accuracy and sparsity, %", ylim=(0, 105))
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ from sentei.core.state import run_on
 from sentei.quantization.biases import Contraction
 from sentei.quantization.calls import Rounded, plan_subclassed, rounding_calls
 from sentei.quantization.freezing import Freezing
+from sentei.quantization.inside import rounding_inside
 from sentei.quantization.integers import Exact, emitted
 from sentei.quantization.plan import Activation, Plan, Weight, plan_graph
 from sentei.quantization.quantizer import (
@@ -248,7 +248,7 @@ class QuantizedModel(keras.layers.Layer):
             if index == node.index
         }
         inside = bias if bias is not None and self.plan.biases[node.index].hidden else None
-        with _rounding_inside(node.operation, hidden, rounded, inside) as function:
+        with rounding_inside(node.operation, hidden, rounded, inside) as function:
             found = self.freezing.call(function, args, kwargs, training)
             results = list(keras.tree.flatten(found))
         return results if bias is None or inside is not None else [bias(results[0])]
@@ -394,63 +394,6 @@ def _activation_quantizer(activation: Activation, number: int) -> Quantizer:
 
 def _is_floating(x: Any) -> bool:
     return "float" in keras.backend.standardize_dtype(x.dtype)
-
-
-@contextmanager
-def _rounding_inside(
-    operation: Any,
-    hidden: Mapping[str, str],
-    rounded: Callable[[str, Any, Tensor | None], Any],
-    bias: Callable[[Any], Any] | None,
-) -> Iterator[Callable[..., Any]]:
-    """What to call in place of an operation, so that tensors within it are rounded too."""
-    activation: Any = getattr(operation, "activation", None)
-    held = "call" in vars(operation) if hidden else False
-    original: Any = operation.call if hidden else None
-
-    def before(x: Any) -> Any:
-        x = x if bias is None else bias(x)
-        return rounded(hidden["activation"], x, None) if "activation" in hidden else x
-
-    try:
-        if "activation" in hidden or bias is not None:
-            operation.activation = lambda x: activation(before(x))
-        if "depthwise" in hidden:
-            operation.call = lambda x, *_, **__: _separable(
-                operation, x, lambda y: rounded(hidden["depthwise"], y, None)
-            )
-        yield operation
-    finally:
-        if "activation" in hidden or bias is not None:
-            operation.activation = activation
-        if "depthwise" in hidden and held:
-            operation.call = original
-        elif "depthwise" in hidden:
-            del operation.call
-
-
-def _separable(layer: Any, x: Any, between: Callable[[Any], Any]) -> Any:
-    """A separable convolution in its two steps, as the layer says."""
-    shared = {"padding": layer.padding, "data_format": layer.data_format}
-    strides = layer.strides if isinstance(layer.strides, int) else tuple(layer.strides)
-    rate = layer.dilation_rate
-    # A causal 1-D convolution pads in front, then is valid.
-    if layer.padding == "causal":
-        x, shared["padding"] = ops.pad(x, _causal_padding(layer)), "valid"
-    y = ops.depthwise_conv(x, layer.depthwise_kernel, strides, dilation_rate=rate, **shared)
-    shared["padding"] = "valid"
-    y = ops.conv(between(y), layer.pointwise_kernel, 1, dilation_rate=1, **shared)
-    if layer.use_bias:
-        shape = [1] * len(y.shape)
-        shape[-1 if layer.data_format == "channels_last" else 1] = -1
-        y = y + ops.reshape(layer.bias, shape)
-    return y if layer.activation is None else layer.activation(y)
-
-
-def _causal_padding(layer: Any) -> list[list[int]]:
-    reach = int(layer.dilation_rate[0]) * (int(layer.kernel_size[0]) - 1)
-    steps = [[reach, 0], [0, 0]]
-    return [[0, 0], *(steps if layer.data_format == "channels_last" else steps[::-1])]
 
 
 def _uncompiled(config: Any) -> Any:
