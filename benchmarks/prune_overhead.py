@@ -40,7 +40,8 @@ class Rule:
         word: what it makes of a model: "pruned".
         told: what the table says the rule does.
         tasks: task → steps a turn, turns, bound on the ratio (None: there is none).
-        attach: puts the rule on a model that will train so many steps.
+        attach: puts the rule on a model that will train so many steps; gives the model to train
+            where that is another one.
         weights: how many weights of a model are under the rule.
     """
 
@@ -143,7 +144,7 @@ def measure(rule: Rule, backend: str, task: str, turns: int | None) -> dict:
         return model
 
     plain, ruled = build(), build()
-    rule.attach(ruled, steps * (turns + 1))
+    ruled = rule.attach(ruled, steps * (turns + 1)) or ruled
 
     class Clock(keras.callbacks.Callback):
         """Seconds of each step."""
