@@ -128,23 +128,23 @@ class Contraction:
             else ops.reshape(values, around)
         )
 
-    def with_bias_rounded(self, x: Any, image: Quantizer, kernel: Quantizer) -> Any:
-        """A contraction's output with what rounding the bias adds to each channel.
+    def rounding(self, image: Quantizer, kernel: Quantizer) -> Callable[[Any], Any]:
+        """What adds to a contraction's output what rounding the bias adds to each channel.
+
+        To be called outside of the layer: within it, variables show in the layer's precision.
 
         Args:
-            x: The output, of any floating dtype.
             image: The quantizer of what the contraction reads.
             kernel: The quantizer of its kernel.
 
         Returns:
-            A tensor of the shape and dtype of `x`, which it is if the contraction does not read
-            integers yet.
+            A function from the output, of any floating dtype, to a tensor of its shape and dtype.
         """
         scale = image.numbers()[0]
         folded = self.folded(scale, kernel.numbers()[0])
         moved = folded.bias * (scale * folded.step) - folded.real
         moved = ops.stop_gradient(ops.where(image.ready(), moved, 0.0))
-        return x + ops.cast(self.channels(moved, len(x.shape)), x.dtype)
+        return lambda x: x + ops.cast(self.channels(moved, len(x.shape)), x.dtype)
 
 
 def contractions(

@@ -119,7 +119,8 @@ def exact_nodes(
         for index, entry in exact.items()
         if all(_ordinary(kinds[label]) for label in (*entry.read, entry.output))
         and (entry.kernel is None or _ordinary(kinds[entry.kernel]))
-        and all(_single_precision(nodes[i].operation) for i in entry.nodes)
+        and all(_single_precision(nodes[i]) for i in entry.nodes)
+        and all(_single_precision(nodes[t.node]) for t in nodes[index].inputs)
     }
 
 
@@ -127,8 +128,10 @@ def _ordinary(kind: Kind) -> bool:
     return kind.bits <= 8 and kind.block is None and kind.rounding == "half_even"
 
 
-def _single_precision(operation: Any) -> bool:
-    return getattr(operation, "compute_dtype", "float32") == "float32"
+def _single_precision(node: Node) -> bool:
+    """Whether a node computes in float32: half precision does not hold all integers."""
+    policy = getattr(node.operation, "compute_dtype", "float32")
+    return policy == "float32" and node.dtype in (None, "float32")
 
 
 def _limits(operation: Any) -> tuple[float, float] | None:

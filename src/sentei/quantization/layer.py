@@ -288,7 +288,7 @@ class QuantizedModel(keras.layers.Layer):
         read = [self.quantizer_of(label).numbers()[0] for label in exact.read]
         output = self.quantizer_of(exact.output)
         integers = [
-            self.applied(x, function=lambda x, step=step: ops.round(x / step))
+            self.applied(x, function=lambda x, step=step: ops.round(ops.cast(x, "float32") / step))
             for x, step in zip(tensors, read, strict=True)
         ]
         if exact.kernel is not None:
@@ -308,7 +308,7 @@ class QuantizedModel(keras.layers.Layer):
         image, kernel = self.quantizer_of(found.image), self.by_name[found.kernel]
         if image.emit is not None or image.identity or kernel.identity:
             return None
-        return lambda x: found.with_bias_rounded(x, image, kernel)
+        return found.rounding(image, kernel)
 
     def _round(self, label: str, x: Any, tensor: Tensor | None) -> Any:
         return self.quantizer_of(label)(x)
