@@ -141,7 +141,11 @@ NETWORKS: dict[str, tuple[Options, bool, str]] = {
     "hard swish": (Options(activation=lambda: kl.Activation("hard_swish")), True, ""),
     "leaky relu": (Options(activation=kl.LeakyReLU), True, ""),
     "gelu": (Options(activation=lambda: kl.Activation("gelu")), True, ""),
-    "prelu": (Options(activation=lambda: kl.PReLU("ones", shared_axes=(1, 2))), False, "PRELU"),
+    "prelu": (
+        Options(activation=lambda: kl.PReLU("random_normal", shared_axes=(1, 2))),
+        False,
+        "one operand is a constant",
+    ),
     "concatenation": (Options(join="concatenate"), False, "CONCATENATION has no kernel"),
     "maximum of two": (Options(join="maximum"), False, "MAXIMUM has no kernel"),
     "squeeze and excite": (Options(attention=True), True, ""),

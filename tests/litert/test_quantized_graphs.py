@@ -117,6 +117,22 @@ def test_random_graphs_are_as_simulated(seed, tmp_path):
     check(seed, tmp_path / "m.tflite")
 
 
+def test_moves_that_undo_each_other_are_not_looked_for(tmp_path):
+    # The converter drops both; the tensor between them is in no file.
+    inputs = keras.Input((SIZE, SIZE, 8))
+    x = layers.Permute((2, 1, 3))(layers.Conv2D(8, 1, activation="relu", name="first")(inputs))
+    model = keras.Model(inputs, layers.Conv2D(4, 1, name="last")(layers.Permute((2, 1, 3))(x)))
+    data = np.random.default_rng(0).normal(size=(16, SIZE, SIZE, 8)).astype(np.float32)
+    qmodel = sentei.quantize(model, calibration=data)
+    path = tmp_path / "m.tflite"
+    report = sentei.export(qmodel, path, verify=data)
+    assert "TRANSPOSE" not in str(sentei.inspect(path))
+    assert {tensor.name for tensor in report.integers.tensors} >= {"first", "last"}
+    assert all(
+        tensor.exact == 1 for tensor in report.integers.tensors if tensor.kernels == "xnnpack"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 26))
 def test_more_random_graphs_are_as_simulated(seed, tmp_path):

@@ -50,6 +50,14 @@ OWN_ROUNDING = {
 _LARGEST = 1
 # The same of the reference kernels alone: XNNPACK computes as the simulation does.
 _REFERENCE_ROUNDING = ("ADD", "MUL", "SUB")
+# Operators that move integers or choose among them, and compute none.
+_MOVES = {
+    "BROADCAST_TO", "CONCATENATION", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER", "GATHER_ND",
+    "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "MIRROR_PAD", "PACK", "PAD", "PADV2", "RELU", "RELU6",
+    "RELU_N1_TO_1", "RESHAPE", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "SELECT", "SELECT_V2",
+    "SLICE", "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE",
+    "UNPACK",
+}  # fmt: skip
 # Operators that multiply by a kernel: the places of the tensor they read and of the kernel.
 _KERNEL_OF = {
     "CONV_2D": (0, 1),
@@ -219,8 +227,10 @@ class _Tally:
     largest: np.ndarray | float = 0.0
     unequal: np.ndarray | float = 0.0
 
-    def add(self, size: int, largest: Any, unequal: Any) -> None:
-        """Counts one run."""
+    def add(self, size: int, largest: Any, unequal: Any, held: Any) -> None:
+        """Counts one run, unless the file does not hold the tensor."""
+        if not held:
+            return
         self.values += size
         self.largest = np.maximum(self.largest, ops.convert_to_numpy(largest))
         self.unequal = self.unequal + ops.convert_to_numpy(unequal)
@@ -247,6 +257,7 @@ class _Judge:
     def __init__(self, model: Any, quantizers: Sequence[Any], signature: Signature) -> None:
         self._model, self._quantizers, self._signature = model, quantizers, signature
         self._grids: dict[int, tuple[float, int]] = {}
+        self._moved: set[int] = set()
         self._calls: list[tuple[str, list[int], int]] = []
         self._program = self._compiled() if keras.backend.backend() == "jax" else self._run
 
@@ -255,6 +266,7 @@ class _Judge:
     ) -> list[TensorCheck]:
         """Runs both on samples: the verdict on each quantized tensor that the file has."""
         self._grids = tensors.grids
+        self._moved = {i for i, writer in tensors.writers.items() if writer in _MOVES}
         names = [spec.name for spec in self._signature.inputs]
         tallies: list[_Tally] = []
         for sample in samples:
@@ -265,7 +277,7 @@ class _Judge:
             for tally, (_, _, size), count in zip(tallies, self._calls, counts, strict=True):
                 if tally.candidates:
                     tally.add(size, *count)
-        return [tally.verdict(tensors, kernels) for tally in tallies if tally.candidates]
+        return [tally.verdict(tensors, kernels) for tally in tallies if tally.values]
 
     def _compiled(self) -> Callable[..., Any]:
         import jax
@@ -289,7 +301,7 @@ class _Judge:
             self._calls.append((name, candidates, size))
             rounded, dequantized = _rounded(x, grid)
             if not candidates:
-                counts.append((0.0, 0.0))
+                counts.append((0.0, 0.0, False))
                 return dequantized(rounded)
             theirs = ops.stack([ops.convert_to_tensor(integers[i]) for i in candidates])
             ours = [
@@ -300,8 +312,16 @@ class _Judge:
             ]
             difference = ops.abs(theirs - ops.stack(ours))
             unequal = ops.sum(ops.cast(difference > 0.5, "float32"), axis=1)
-            counts.append((ops.max(difference, axis=1), unequal))
+            # What was only moved is on its grid already. The converter may have merged such moves
+            # (two that undo each other vanish), and what is left was computed somewhere else.
+            held = True
+            if self._moved.isdisjoint(candidates):
+                held = ops.any(
+                    ops.abs(x - dequantized(rounded)) > 1e-3 * float(np.ravel(grid.scale)[0])
+                )
+            counts.append((ops.max(difference, axis=1), unequal, held))
             chosen = ops.take(theirs, ops.argmin(unequal), axis=0)
+            chosen = ops.where(held, chosen, ops.reshape(rounded, (-1,)))
             return dequantized(ops.reshape(chosen, x.shape))
 
         with _hooked(self._quantizers, judged), full_precision(self._model), _no_state():
