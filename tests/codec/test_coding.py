@@ -43,7 +43,7 @@ def streams(draw):
     distances = draw(st.sampled_from([(0, 0), (0, 1), (7, 0), (5, 1), (1000, 3)]))
     count = draw(st.integers(1, 400))
     groups = None
-    if draw(st.booleans()):
+    if count >= 20 and draw(st.booleans()):  # stride and axis are at most the count
         ids = random.integers(0, 3, draw(st.integers(3, 9))).astype(np.uint8)
         ids[0] = 2
         groups = Groups(draw(st.integers(1, 20)), ids)

@@ -1,0 +1,155 @@
+"""What int8 costs a pretrained MobileNetV2, by who rounds it: top-1 of each written file.
+
+    float                        torchvision's weights
+    litert-quantizer             its static int8 recipe, on the float file
+    min-max                      `sentei.quantize` with the plain smallest and largest value
+    default                      `sentei.quantize`
+    bias correction, AdaRound    the default, then `correct_bias` or `adaround`
+
+All are calibrated with the same 100 images. ImageNet itself may not be shipped, so images are
+random crops of 20 of its photos, mirrored half of the time, with the photos' labels; those for
+calibration and for the test are drawn apart. Losses are differences to the float file on the same
+images, with the standard error of such a difference.
+
+    python benchmarks/mobilenet_int8.py            # 2,000 test images: about 25 minutes on 2 cores
+    python benchmarks/mobilenet_int8.py --quick    # 400 test images, without AdaRound
+
+Writes benchmarks/results/mobilenet_int8.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import data
+import numpy as np
+import pretrained
+
+import sentei
+from sentei.litert.runtime import Runner
+from sentei.quantization import Custom, adaround, correct_bias
+
+RESULTS = data.HERE / "results" / "mobilenet_int8.json"
+CALIBRATION, IMAGES, QUICK, STEPS = 100, 2000, 400, 1000
+SMALLEST, SIDE = 160, 224
+
+
+def crops(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random crops of the photos.
+
+    Args:
+        count: How many.
+        seed: Which.
+
+    Returns:
+        uint8 images `(count, 224, 224, 3)` and their labels.
+    """
+    from PIL import Image
+
+    photos, names = data.photos()
+    draw = np.random.default_rng(seed)
+    images = np.empty((count, SIDE, SIDE, 3), np.uint8)
+    for i in range(count):
+        side = draw.integers(SMALLEST, SIDE + 1)
+        top, left = draw.integers(0, SIDE - side + 1, 2)
+        crop = photos[i % len(photos)][top : top + side, left : left + side]
+        image = np.asarray(Image.fromarray(crop).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        images[i] = image[:, ::-1] if draw.random() < 0.5 else image
+    return images, names[np.arange(count) % len(names)]
+
+
+def predictions(path: Path, images: np.ndarray) -> np.ndarray:
+    """The classes that a file finds."""
+    runner = Runner(path, threads=os.cpu_count() or 1)
+    found = []
+    for i in range(len(images)):
+        (logits,) = runner(pretrained.normalized(images[i : i + 1])).values()
+        found.append(int(logits.argmax()))
+    return np.array(found)
+
+
+def ways(model: Any, samples: np.ndarray) -> dict[str, Callable[[Path], Any]]:
+    """How each file is written, in an order in which none disturbs the next."""
+    weights = model.get_weights()
+
+    def integers(scheme: Any, after: Callable[[Any], Any] | None = None) -> Callable[[Path], Any]:
+        def write(path: Path) -> Any:
+            model.set_weights(weights)
+            qmodel = sentei.quantize(model, scheme, calibration=samples)
+            if after is not None:
+                after(qmodel)
+            return sentei.export(qmodel, path, verify=samples[:4])
+
+        return write
+
+    def other(path: Path) -> Any:
+        dense = path.with_name("dense.tflite")
+        sentei.export(model, dense)
+        return sentei.quantize_file(dense, path, "int8", calibration=samples)
+
+    return {
+        "float": lambda path: sentei.export(model, path),
+        "int8, litert-quantizer": other,
+        "int8, min-max": integers(Custom(observer="minmax")),
+        "int8, default": integers("int8"),
+        "int8, bias correction": integers("int8", lambda q: correct_bias(q, samples)),
+        "int8, AdaRound": integers("int8", lambda q: adaround(q, samples, steps=STEPS)),
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = ["| file | top-1 | lost, in points | bytes |", "|---|---:|---:|---:|"]
+    for row in results["rows"]:
+        lost = "" if row["row"] == "float" else f"{row['lost']:.2f} ± {row['error']:.2f}"
+        lines.append(f"| {row['row']} | {row['accuracy']:.2%} | {lost} | {row['bytes']:,} |")
+    return "\n".join(lines) + (
+        f"\n\n{results['images']:,} test images and {results['calibration']} for calibration: "
+        "random crops of 20 photos of ImageNet.\n"
+    )
+
+
+def main() -> None:
+    """Writes the files, measures them and writes the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} images, no AdaRound")
+    arguments = parser.parse_args()
+    model = pretrained.mobilenet_v2()
+    samples = pretrained.normalized(crops(CALIBRATION, seed=1)[0])
+    images, labels = crops(QUICK if arguments.quick else IMAGES, seed=2)
+    results: dict[str, Any] = {"images": len(images), "calibration": CALIBRATION, "rows": []}
+    known: np.ndarray | None = None
+    for name, write in ways(model, samples).items():
+        if arguments.quick and name.endswith("AdaRound"):
+            continue
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "m.tflite"
+            write(path)
+            right = predictions(path, images) == labels
+            size = path.stat().st_size
+        known = right if known is None else known
+        lost = 100.0 * (known.astype(float) - right)
+        error = lost.std() / len(lost) ** 0.5
+        row = {"row": name, "accuracy": right.mean(), "lost": lost.mean(), "error": error}
+        results["rows"].append({**row, "bytes": size})
+        spent = time.perf_counter() - start
+        print(f"{name}: {right.mean():.2%} ({spent:.0f} s)", file=sys.stderr, flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    RESULTS.with_suffix(".md").write_text(table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
