@@ -6,6 +6,7 @@ import pytest
 from keras import layers as kl
 
 import sentei
+from sentei.litert.quantized import take_census
 from sentei.litert.runtime import Runner
 
 RNG = np.random.default_rng(0)
@@ -46,6 +47,14 @@ def inverted_residual(x):
     return kl.Add()([x, normalized(kl.Conv2D(8, 1, use_bias=False)(y))])
 
 
+def multiplied_and_added(x):
+    # What has no convolution before it: each of these becomes one of 1 x 1.
+    y = kl.ReLU()(normalized(kl.Rescaling(0.5, offset=1.0)(x)))
+    y = (2.5 - y * np.linspace(-1, 2, y.shape[-1], dtype="float32")) / 3.0
+    y = kl.Normalization(mean=RNG.normal(size=8), variance=RNG.uniform(0.1, 1, 8))(y)
+    return kl.Activation("hard_sigmoid")(y)
+
+
 ONE = {
     "conv with bias": lambda x: biased(kl.Conv2D(12, 3, padding="same"))(x),
     "conv, batch norm, relu": lambda x: kl.ReLU()(normalized(kl.Conv2D(12, 3)(x))),
@@ -64,6 +73,9 @@ ONE = {
     "average pool": lambda x: kl.AveragePooling2D(2)(x),
     "average pool at the border": lambda x: kl.AveragePooling2D(3, 1, padding="same")(x),
     "leaky relu": lambda x: kl.LeakyReLU(0.2)(x),
+    "silu": lambda x: kl.Activation("silu")(kl.Conv2D(5, 3, activation="silu")(x)),
+    "factors and offsets": multiplied_and_added,
+    "the same without an image": lambda x: multiplied_and_added(kl.Dense(8)(kl.Flatten()(x))),
 }
 TWO = {
     "sum": lambda a, b: kl.Add()([a, b]),
@@ -79,6 +91,7 @@ def both(model, samples, path):
     qmodel = sentei.quantize(model, calibration=samples)
     sentei.export(qmodel, path, io="int8", verify=False)
     runner = Runner(path)
+    assert not take_census(runner.model).floating
     (port,) = runner.outputs.values()
     (file,) = runner(samples).values()
     return file, np.asarray(qmodel.predict(samples, verbose=0)), port.scale

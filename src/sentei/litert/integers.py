@@ -316,9 +316,9 @@ class _Judge:
             # (two that undo each other vanish), and what is left was computed somewhere else.
             held = True
             if self._moved.isdisjoint(candidates):
-                held = ops.any(
-                    ops.abs(x - dequantized(rounded)) > 1e-3 * float(np.ravel(grid.scale)[0])
-                )
+                near = 1e-3 * float(np.ravel(grid.scale)[0])
+                held = ops.any(ops.abs(x - dequantized(rounded)) > near)
+                held = ops.logical_or(held, ops.min(unequal) < 0.5)
             counts.append((ops.max(difference, axis=1), unequal, held))
             chosen = ops.take(theirs, ops.argmin(unequal), axis=0)
             chosen = ops.where(held, chosen, ops.reshape(rounded, (-1,)))

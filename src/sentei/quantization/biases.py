@@ -23,7 +23,7 @@ from sentei.quantization import rules
 from sentei.quantization.quantizer import Quantizer
 
 # A factor of (nearly) zero silences a channel: the file keeps the kernel's own scale then.
-_SILENT = 2.0**-24
+SILENT = 2.0**-24
 _BIASED = (
     kl.Dense,
     kl.Conv1D,
@@ -100,10 +100,10 @@ class Contraction:
         sign: Any = 1.0
         factor: Any = 1.0
         if self.normalization is not None:
-            factor, offset = _affine(self.normalization, read, xp)
+            factor, offset = affine_of_normalization(self.normalization, xp)
             bias = offset if bias is None else bias * factor + offset
             size = xp.abs(factor)
-            silent = size < _SILENT
+            silent = size < SILENT
             sign = xp.where(silent, 0.0, xp.sign(factor))
             kernel_scale = kernel_scale * xp.where(silent, 1.0, size)
         step = image_scale * kernel_scale
@@ -195,8 +195,14 @@ def _concrete(variable: Any) -> np.ndarray:
         return np.asarray(ops.convert_to_numpy(variable.value), np.float32)
 
 
-def _affine(normalization: Any, read: Callable[[Any], Any], xp: Any) -> tuple[Any, Any]:
-    """Factor and offset of a batch normalization at inference, one per channel."""
+def affine_of_normalization(normalization: Any, xp: Any = ops) -> tuple[Any, Any]:
+    """Factor and offset of a batch normalization at inference, one per channel.
+
+    Args:
+        normalization: The layer.
+        xp: The library of arrays: `keras.ops`, or `numpy` for concrete numbers.
+    """
+    read = _traced if xp is ops else _concrete
     root = xp.sqrt(read(normalization.moving_variance) + np.float32(normalization.epsilon))
     # The maximum changes nothing, but for XLA: it would multiply by a less exact 1 / sqrt.
     root = xp.maximum(root, np.float32(1e-30))

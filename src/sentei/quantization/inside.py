@@ -17,20 +17,29 @@ def rounding_inside(
     hidden: Mapping[str, str],
     rounded: Callable[[str, Any, Tensor | None], Any],
     bias: Callable[[Any], Any] | None,
+    product: Callable[[Any, Any], Any] = ops.multiply,
 ) -> Iterator[Callable[..., Any]]:
     """What to call in place of an operation, so that tensors within it are rounded too.
 
     Args:
         operation: A Keras layer or operation.
         hidden: The labels of the grids within it: before its `"activation"`, between the two
-            convolutions of a separable one (`"depthwise"`).
+            convolutions of a separable one (`"depthwise"`), what the sigmoid of SiLU gives
+            (`"sigmoid"`).
         rounded: What to put in place of such a tensor, of its label, itself and None.
         bias: What to do with the layer's sums before all this, or None.
+        product: What multiplies with what the sigmoid gives.
 
     Yields:
         What to call.
     """
     activation: Any = getattr(operation, "activation", None)
+    own = activation
+    if "sigmoid" in hidden:
+        activation = gated(hidden["sigmoid"], rounded, product)
+        if own is None:  # an operation of `keras.ops`
+            yield activation
+            return
     held = "call" in vars(operation) if hidden else False
     original: Any = operation.call if hidden else None
 
@@ -38,8 +47,9 @@ def rounding_inside(
         x = x if bias is None else bias(x)
         return rounded(hidden["activation"], x, None) if "activation" in hidden else x
 
+    replaced = bias is not None or not hidden.keys().isdisjoint(("activation", "sigmoid"))
     try:
-        if "activation" in hidden or bias is not None:
+        if replaced:
             operation.activation = lambda x: activation(before(x))
         if "depthwise" in hidden:
             operation.call = lambda x, *_, **__: _separable(
@@ -47,12 +57,27 @@ def rounding_inside(
             )
         yield operation
     finally:
-        if "activation" in hidden or bias is not None:
-            operation.activation = activation
+        if replaced:
+            operation.activation = own
         if "depthwise" in hidden and held:
             operation.call = original
         elif "depthwise" in hidden:
             del operation.call
+
+
+def gated(
+    label: str,
+    rounded: Callable[[str, Any, Tensor | None], Any],
+    product: Callable[[Any, Any], Any] = ops.multiply,
+) -> Callable[[Any], Any]:
+    """SiLU with a rounded sigmoid: `x * sigmoid(x)` (Elfwing et al. 2018).
+
+    Args:
+        label: That of the sigmoid's grid.
+        rounded: As for `rounding_inside`.
+        product: What multiplies the two.
+    """
+    return lambda x: product(x, rounded(label, ops.sigmoid(x), None))
 
 
 def _separable(layer: Any, x: Any, between: Callable[[Any], Any]) -> Any:

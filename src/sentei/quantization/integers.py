@@ -28,6 +28,7 @@ from keras import ops
 
 from sentei.core.graph import Node, Tensor
 from sentei.quantization import rules
+from sentei.quantization.affine import Affine
 from sentei.quantization.biases import Contraction
 from sentei.quantization.grid import Kind
 
@@ -90,6 +91,7 @@ def exact_nodes(
     hidden: Mapping[tuple[int, str], str],
     kinds: Mapping[str, Kind],
     found: Sequence[Contraction],
+    affines: Mapping[int, Affine],
 ) -> dict[int, Exact]:
     """The nodes of a graph whose integers are known to the last bit.
 
@@ -100,6 +102,7 @@ def exact_nodes(
         hidden: The labels of the grids within layers.
         kinds: The kinds of all grids by their labels.
         found: The contractions.
+        affines: What becomes a convolution, by index.
 
     Returns:
         By the index of the first of the fused nodes.
@@ -114,14 +117,46 @@ def exact_nodes(
         entry = _of_sum(node, nodes, chained.get(node.index, (node.index,)), of_tensor)
         if entry is not None:
             exact[node.index] = entry
-    return {
-        index: entry
-        for index, entry in exact.items()
-        if all(_ordinary(kinds[label]) for label in (*entry.read, entry.output))
-        and (entry.kernel is None or _ordinary(kinds[entry.kernel]))
-        and all(_single_precision(nodes[i]) for i in entry.nodes)
-        and all(_single_precision(nodes[t.node]) for t in nodes[index].inputs)
-    }
+    for index, affine in affines.items():
+        read = (affine.image,)
+        exact[index] = Exact(
+            read, affine.output, affine.tensor, affine.nodes, affine.limits, affine.compute
+        )
+    return {i: e for i, e in exact.items() if _is_known(e, nodes[i], nodes, kinds)}
+
+
+def exact_gates(
+    nodes: Sequence[Node],
+    of_tensor: Mapping[Tensor, str],
+    hidden: Mapping[tuple[int, str], str],
+    kinds: Mapping[str, Kind],
+) -> dict[int, Exact]:
+    """The products `x * sigmoid(x)` of SiLU whose integers are known, by the node's index.
+
+    Args:
+        nodes: The graph's.
+        of_tensor: The label of the grid of each quantized tensor.
+        hidden: The labels of the grids within layers.
+        kinds: The kinds of all grids by their labels.
+    """
+    found: dict[int, Exact] = {}
+    for (index, where), label in hidden.items():
+        node = nodes[index]
+        image = hidden.get((index, "activation"), of_tensor.get(node.inputs[0]))
+        output = of_tensor.get(Tensor(index))
+        if where != "sigmoid" or image is None or output is None:
+            continue
+        limits = -math.inf, math.inf
+        entry = Exact((image, label), output, Tensor(index), (index,), limits, _product)
+        if _is_known(entry, node, nodes, kinds):
+            found[index] = entry
+    return found
+
+
+def _is_known(entry: Exact, node: Node, nodes: Sequence[Node], kinds: Mapping[str, Kind]) -> bool:
+    labels = [*entry.read, entry.output, *([] if entry.kernel is None else [entry.kernel])]
+    read = [nodes[i] for i in (*entry.nodes, *(tensor.node for tensor in node.inputs))]
+    return all(_ordinary(kinds[one]) for one in labels) and all(map(_single_precision, read))
 
 
 def _ordinary(kind: Kind) -> bool:
@@ -146,8 +181,13 @@ def _limits(operation: Any) -> tuple[float, float] | None:
     return {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}.get(name)
 
 
-def _limits_behind(nodes: Sequence[Node], chain: Sequence[int]) -> tuple[float, float] | None:
-    """Those of the last of some fused nodes; none at all where it is no rectifier."""
+def limits_behind(nodes: Sequence[Node], chain: Sequence[int]) -> tuple[float, float] | None:
+    """What the last of some fused nodes cuts off; None if it is neither rectifier nor first.
+
+    Args:
+        nodes: The graph's.
+        chain: The indices of the fused nodes.
+    """
     operation = nodes[chain[-1]].operation
     if len(chain) > 1 and not isinstance(operation, kl.BatchNormalization):
         return _limits(operation)
@@ -164,7 +204,7 @@ def _of_contraction(
     if hasattr(layer, "pointwise_kernel"):
         return None
     tensor: Tensor | None = Tensor(found.nodes[-1])
-    limits = _limits_behind(nodes, found.nodes)
+    limits = limits_behind(nodes, found.nodes)
     output = of_tensor[Tensor(found.nodes[-1])]
     if found.hidden:
         name = rules.own_activation(layer)
@@ -248,7 +288,7 @@ def _of_sum(
 ) -> Exact | None:
     """A sum, difference or product of two tensors, a mean over an image or parts of it."""
     tensor, read = Tensor(chain[-1]), node.inputs
-    limits = _limits_behind(nodes, chain)
+    limits = limits_behind(nodes, chain)
     if limits is None or tensor not in of_tensor or any(t not in of_tensor for t in read):
         return None
     name = type(node.operation).__name__

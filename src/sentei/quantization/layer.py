@@ -13,7 +13,7 @@ from sentei.core.state import run_on
 from sentei.quantization.biases import Contraction
 from sentei.quantization.calls import Rounded, plan_subclassed, rounding_calls
 from sentei.quantization.freezing import Freezing
-from sentei.quantization.inside import rounding_inside
+from sentei.quantization.inside import gated, rounding_inside
 from sentei.quantization.integers import Exact, emitted
 from sentei.quantization.plan import Activation, Plan, Weight, plan_graph
 from sentei.quantization.quantizer import (
@@ -176,13 +176,20 @@ class QuantizedModel(keras.layers.Layer):
             if node.index in done:
                 continue
             exact = plan.exact.get(node.index) if scales is not None else None
+            affine = plan.affines.get(node.index) if scales is not None else None
+            if affine is not None and self.quantizer_of(affine.image).emit is not None:
+                ends = self.quantizer_of(affine.image), self.quantizer_of(affine.output)
+                value = affine.emitted(values[node.inputs[0]], *ends)
+                values[affine.tensor] = rounded(affine.output, value, affine.tensor)
+                done.update(affine.nodes)
+                continue
             if exact is not None and scales is not None and self._is_exact(exact):
                 value = self._in_integers(exact, [values[t] for t in node.inputs], scales)
                 if exact.tensor is not None:
                     values[exact.tensor] = value
                     done.update(exact.nodes)
                     continue
-                results = [node.operation.activation(value)]
+                results = [self._activated(node, value, rounded, scales)]
             elif exact is not None and exact.contraction is not None and self._is_emitted(exact):
                 value = self._emitted(exact, exact.contraction, values[node.inputs[0]], rounded)
                 results = [value]
@@ -194,7 +201,7 @@ class QuantizedModel(keras.layers.Layer):
                 results = [leaves[node.index]]
             else:
                 bias = self._bias(node.index) if scales is not None else None
-                results = self._run(node, values, rounded, training, bias)
+                results = self._run(node, values, rounded, training, bias, scales)
             for output, value in enumerate(results):
                 tensor = Tensor(node.index, output)
                 if tensor in plan.rounded and _is_floating(value):
@@ -232,6 +239,7 @@ class QuantizedModel(keras.layers.Layer):
         rounded: Callable[[str, Any, Tensor | None], Any],
         training: bool | None,
         bias: Callable[[Any], Any] | None,
+        scales: Mapping[str, Any] | None = None,
     ) -> list[Any]:
         def read(tensor: Tensor) -> Any:
             label = self.plan.requantized.get((node.index, tensor))
@@ -248,7 +256,8 @@ class QuantizedModel(keras.layers.Layer):
             if index == node.index
         }
         inside = bias if bias is not None and self.plan.biases[node.index].hidden else None
-        with rounding_inside(node.operation, hidden, rounded, inside) as function:
+        product = self._product(node.index, scales)
+        with rounding_inside(node.operation, hidden, rounded, inside, product) as function:
             found = self.freezing.call(function, args, kwargs, training)
             results = list(keras.tree.flatten(found))
         return results if bias is None or inside is not None else [bias(results[0])]
@@ -278,10 +287,30 @@ class QuantizedModel(keras.layers.Layer):
         if exact.tensor is None:
             value = rounded(exact.output, value, None)
         if found.hidden:
-            return found.layer.activation(value)
+            return self._activated(self.plan.graph.nodes[found.nodes[0]], value, rounded, None)
         behind = self.plan.graph.nodes[found.nodes[-1]].operation
         fused = len(found.nodes) > 1 and behind is not found.normalization
         return behind(value) if fused else value
+
+    def _activated(
+        self,
+        node: Node,
+        x: Any,
+        rounded: Callable[[str, Any, Tensor | None], Any],
+        scales: Mapping[str, Any] | None,
+    ) -> Any:
+        """A layer's own activation of what it computed."""
+        label = self.plan.hidden.get((node.index, "sigmoid"))
+        if label is None:
+            return node.operation.activation(x)
+        return gated(label, rounded, self._product(node.index, scales))(x)
+
+    def _product(self, node: int, scales: Mapping[str, Any] | None) -> Callable[[Any, Any], Any]:
+        """What multiplies within SiLU."""
+        gate = self.plan.gates.get(node) if scales is not None else None
+        if gate is None or scales is None or not self._is_exact(gate):
+            return ops.multiply
+        return lambda *tensors: self._in_integers(gate, list(tensors), scales)
 
     def _in_integers(self, exact: Exact, tensors: list[Any], scales: Mapping[str, Any]) -> Any:
         """A node's output on its grid."""

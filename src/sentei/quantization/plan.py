@@ -9,9 +9,10 @@ from typing import Any
 from sentei.core.graph import Graph, Node, Tensor, tensors_in
 from sentei.core.select import sublayers
 from sentei.quantization import rules
+from sentei.quantization.affine import Affine, affines, numbers_of
 from sentei.quantization.biases import Contraction, contractions
 from sentei.quantization.grid import Kind
-from sentei.quantization.integers import Exact, exact_nodes
+from sentei.quantization.integers import Exact, exact_gates, exact_nodes, limits_behind
 from sentei.quantization.scheme import Custom
 
 SchemeOf = Callable[[Any, str], "Custom | None"]
@@ -90,11 +91,14 @@ class Plan:
         sources: The tensors that a grid's range is measured on, by its label.
         requantized: For a node and a tensor it reads, the grid to move the tensor to before.
         hidden: For a node, the grid of the tensor between what it computes and its activation
-            (of a separable convolution: between its two convolutions, under `(node, "depthwise")`).
+            (of a separable convolution: between its two convolutions, under `(node, "depthwise")`;
+            of SiLU: what the sigmoid gives, under `(node, "sigmoid")`).
         groups: Fused nodes.
         floats: What stays float, and why.
         biases: The contractions with int32 biases, by the node whose output has them in it.
         exact: What is computed in integers at inference, by the first of the fused nodes.
+        affines: What the file computes as a depthwise convolution, by the first of the fused nodes.
+        gates: The products within SiLU that are computed in integers at inference, by the node.
     """
 
     graph: Graph
@@ -109,6 +113,8 @@ class Plan:
     floats: list[Float] = field(default_factory=list)
     biases: dict[int, Contraction] = field(default_factory=dict)
     exact: dict[int, Exact] = field(default_factory=dict)
+    affines: dict[int, Affine] = field(default_factory=dict)
+    gates: dict[int, Exact] = field(default_factory=dict)
 
 
 def plan_weights(model: Any, scheme_of: SchemeOf) -> list[Weight]:
@@ -161,6 +167,8 @@ class _Planner:
             self.roles[node.index] = (
                 ("input", "") if node.operation is None else rules.role(node.operation)
             )
+            if self.roles[node.index][0] == "float" and numbers_of(node, self.graph.nodes):
+                self.roles[node.index] = "elementwise", ""
         self.inside: set[Tensor] = set()  # tensors within a group
         self.parent: dict[Tensor, Tensor] = {}
 
@@ -298,8 +306,13 @@ class _Planner:
             return
         if kind is None:
             return
-        if role == "float":
-            reason = f"{type(node.operation).__name__} has no integer form in LiteRT"
+        function = self.roles[node.index][1]
+        if role == "contraction":
+            function = rules.own_activation(node.operation)
+        if function == "silu":
+            self._hide(node, "sigmoid", kind, scheme, rules.fixed("sigmoid", kind))
+        reason = rules.why_float(node.operation, len(node.inputs))
+        if reason is not None and numbers_of(node, self.graph.nodes) is None:
             self.plan.floats.append(Float(node.name, reason))
         if role != "contraction":
             return
@@ -308,10 +321,17 @@ class _Planner:
         if rules.own_activation(node.operation) not in ("linear", *rules.RECTIFIERS):
             self._hide(node, "activation", kind, scheme)
 
-    def _hide(self, node: Node, where: str, kind: Kind, scheme: Custom) -> None:
+    def _hide(
+        self,
+        node: Node,
+        where: str,
+        kind: Kind,
+        scheme: Custom,
+        fixed: tuple[float, int] | None = None,
+    ) -> None:
         label = f"{node.name}/{where}"
         self.plan.hidden[node.index, where] = label
-        self.plan.activations[label] = Activation(label, kind, scheme)
+        self.plan.activations[label] = Activation(label, kind, scheme, fixed)
 
     def _look_at_integers(self) -> None:
         """What is known of the file's own arithmetic."""
@@ -323,4 +343,10 @@ class _Planner:
                 plan.biases[one.place] = one
         kinds = {label: activation.kind for label, activation in plan.activations.items()}
         kinds |= {weight.label: weight.kind for weight in plan.weights}
-        plan.exact = exact_nodes(nodes, chains, plan.of_tensor, plan.hidden, kinds, found)
+        plan.affines = affines(
+            nodes, chains, plan.of_tensor, lambda chain: limits_behind(nodes, chain)
+        )
+        plan.exact = exact_nodes(
+            nodes, chains, plan.of_tensor, plan.hidden, kinds, found, plan.affines
+        )
+        plan.gates = exact_gates(nodes, plan.of_tensor, plan.hidden, kinds)

@@ -76,6 +76,11 @@ _FUNCTIONS = {
 }
 
 RECTIFIERS = ("relu", "relu6")
+# Activations that LiteRT computes in integers, and those that are made of such operations.
+_IN_INTEGERS = (
+    *("linear", *RECTIFIERS, "gelu", "hard_silu", "leaky_relu", "log_softmax"),
+    *("sigmoid", "silu", "softmax", "tanh"),
+)
 
 # Layer classes, the weight's name and the axis of its output channels (None: one scale).
 # The first row that fits decides: depthwise and transposed convolutions may be subclasses.
@@ -126,13 +131,12 @@ def role(operation: Any) -> tuple[str, str]:
     if isinstance(operation, kl.Activation):
         return _role_of_activation(activation_name(operation.activation))
     if isinstance(operation, kl.ReLU):
-        plain = operation.negative_slope == 0 and operation.threshold == 0
-        if plain and operation.max_value in (None, 6):
-            return "rectifier", ""
-        return "function", "leaky_relu"
+        if operation.threshold != 0 or operation.max_value not in (None, 6):
+            return "float", ""
+        return ("function", "leaky_relu") if operation.negative_slope else ("rectifier", "")
     if isinstance(operation, kl.Softmax):
         return "function", "softmax"
-    if isinstance(operation, (kl.LeakyReLU, kl.PReLU, kl.ELU)):
+    if isinstance(operation, (kl.LeakyReLU, kl.ELU)):
         return "function", "leaky_relu"
     for name, classes in _LAYERS:
         if isinstance(operation, classes):
@@ -160,8 +164,29 @@ def _role_of_activation(name: str) -> tuple[str, str]:
     return "float", ""
 
 
+def why_float(operation: Any, tensors: int) -> str | None:
+    """Why an operation, or a part of it, stays in floating point; None if it does not.
+
+    Args:
+        operation: A Keras layer, or an operation of `keras.ops`.
+        tensors: How many tensors it reads.
+    """
+    name, (kind, function) = type(operation).__name__, role(operation)
+    if kind == "float":
+        return f"{name} has no integer form in LiteRT"
+    if isinstance(operation, kl.Average):
+        return "Average has no integer form in LiteRT: Add, then multiply by a constant, has"
+    if kind == "elementwise" and tensors > 2:
+        return f"{name} of {tensors} tensors has no integer form in LiteRT: take two at a time"
+    if isinstance(operation, kl.ELU) or function == "elu":
+        return "ELU has no integer form in LiteRT"
+    if kind == "contraction" and own_activation(operation) not in _IN_INTEGERS:
+        return f"its activation, {own_activation(operation)}, has no integer form within a layer"
+    return None
+
+
 def fixed(function: str, kind: Kind) -> tuple[float, int] | None:
-    """The output grid that LiteRT prescribes for a function.
+    """The output grid that LiteRT prescribes for a function; a hard sigmoid has the sigmoid's.
 
     Args:
         function: The function's name.
@@ -173,7 +198,7 @@ def fixed(function: str, kind: Kind) -> tuple[float, int] | None:
     levels = 2.0**kind.bits
     if function == "tanh":
         return 2 / levels, 0
-    if function in ("softmax", "sigmoid"):
+    if function in ("softmax", "sigmoid", "hard_sigmoid"):
         return (2 / levels, 0) if kind.symmetric else (1 / levels, kind.low)
     if function == "log_softmax" and not kind.symmetric:
         return 16 / levels, kind.high
