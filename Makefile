@@ -14,7 +14,7 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
 BACKEND_tensorflow := tensorflow-cpu==2.21.0
 BACKEND_torch := torch==2.13.0
 
-PYTEST = MPLBACKEND=Agg $(1)/bin/python -m pytest -q -n $(JOBS)
+PYTEST = MPLBACKEND=Agg $(1)/bin/python -m pytest -q -n $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-tensorflow test-torch doctest lint format benchmarks \

@@ -223,6 +223,7 @@ def scores(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("demo")  # one run of it for all
 class TestQuick:
     def test_ends_well_and_prints_json_alone(self, quick):
         folder, done = quick

@@ -165,20 +165,23 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 profiling = types.ModuleType("profiling")
 sys.modules["profiling"] = profiling
-source = open(sys.argv[2]).read().partition("if __name__ ==")[0].replace("_RUNS = 30", "_RUNS = 1")
-exec(compile(source, sys.argv[2], "exec"), profiling.__dict__)
-names = [row.name for row in profiling.parse(profiling._answer(sys.argv[1], 1))]
-results = []
-for kernels in (OpResolverType.BUILTIN, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES):
-    interpreter = Interpreter(sys.argv[1], experimental_op_resolver_type=kernels)
-    interpreter.allocate_tensors()
-    detail = interpreter.get_input_details()[0]
-    image = np.random.default_rng(0).normal(size=detail["shape"]).astype("float32")
-    interpreter.set_tensor(detail["index"], image)
-    interpreter.invoke()
-    results.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
-error = float(np.abs(results[0] - results[1]).max() / np.abs(results[1]).max())
-print(json.dumps([names, error]), flush=True)
+source = open(sys.argv[1]).read().partition("if __name__ ==")[0].replace("_RUNS = 30", "_RUNS = 1")
+exec(compile(source, sys.argv[1], "exec"), profiling.__dict__)
+found = []
+for path in sys.argv[2:]:
+    names = [row.name for row in profiling.parse(profiling._answer(path, 1))]
+    results = []
+    for kernels in (OpResolverType.BUILTIN, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES):
+        interpreter = Interpreter(path, experimental_op_resolver_type=kernels)
+        interpreter.allocate_tensors()
+        detail = interpreter.get_input_details()[0]
+        image = np.random.default_rng(0).normal(size=detail["shape"]).astype("float32")
+        interpreter.set_tensor(detail["index"], image)
+        interpreter.invoke()
+        results.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+    error = float(np.abs(results[0] - results[1]).max() / np.abs(results[1]).max())
+    found.append([names, error])
+print(json.dumps(found), flush=True)
 os._exit(0)
 """
 
@@ -201,17 +204,17 @@ class Ran:
     error: float
 
 
-def run_without_avx(path: Path) -> Ran:
-    """Runs a file with XNNPACK on an emulated x86 processor without AVX."""
+def run_without_avx(paths: list[Path]) -> list[Ran]:
+    """Runs files with XNNPACK on an emulated x86 processor without AVX."""
     source = Path(sentei.__file__).parent / "litert" / "profiling.py"
     python = str(Path(sys.executable).resolve())
     packages = next(p for p in map(Path, sys.path) if (p / "ai_edge_litert").is_dir())
     done = subprocess.run(
-        [emulator(), "-cpu", "Nehalem", python, "-c", _ASK, str(path), str(source)],
+        [emulator(), "-cpu", "Nehalem", python, "-c", _ASK, str(source), *map(str, paths)],
         env={"PYTHONPATH": str(packages), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         check=True,
-        timeout=300,
+        timeout=900,
     )
-    names, error = json.loads(done.stdout.splitlines()[-1])
-    return Ran(sum("SPMM" in name for name in names), error)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return [Ran(sum("SPMM" in name for name in names), error) for names, error in found]
