@@ -352,15 +352,13 @@ def test_what_libraries_say_does_not_get_into_the_json(folder, capfd, monkeypatc
     [(signal.SIGINT, 130, "sentei: error: interrupted\n"), (signal.SIGTERM, 143, "")],
 )
 def test_signals_end_it_quietly(folder, sent, status, message):
-    # What a shell starts in the background ignores interrupts, and so would this child.
-    heed = (
-        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "runpy.run_module('sentei', run_name='__main__', alter_sys=True)"
-    )
-    words = [sys.executable, "-c", heed, "bench", "good.tflite", "--runs", "1000000"]
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
-    ) as child:
+    # What a shell starts in the background ignores interrupts, and its children do.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        child = _spawn("bench", "good.tflite", "--runs", "1000000", cwd=folder)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with child:
         time.sleep(3)
         child.send_signal(sent)
         try:

@@ -53,10 +53,9 @@ def build(name, size):
 def test_application(tmp_path, name, size):
     model = build(name, size)
     path = tmp_path / "m.tflite"
-    report = sentei.export(model, path)
-    assert report.verification.relative_error <= 1e-4
-    # Once more by hand, on pixels: neither our samples nor our comparison.
-    pixels = np.random.default_rng(1).uniform(0, 255, (1, size, size, 3)).astype("float32")
+    sentei.export(model, path, verify=False)  # by hand: not our samples, not our comparison
+    generator = np.random.default_rng(1)
+    pixels = generator.uniform(0, 255, (2, size, size, 3)).astype("float32")
     if name in (
         "MobileNet",
         "MobileNetV2",
@@ -66,9 +65,10 @@ def test_application(tmp_path, name, size):
         "ResNet50V2",
     ):
         pixels = pixels / 127.5 - 1
+    pixels[1] = generator.normal(size=pixels[1].shape)
     expected = model.predict(pixels, verbose=0)
-    interpreter = Interpreter(str(path))
-    (got,) = interpreter.get_signature_runner()(input_0=pixels).values()
+    run = Interpreter(str(path)).get_signature_runner()
+    got = np.concatenate([next(iter(run(input_0=one[np.newaxis]).values())) for one in pixels])
     assert np.ptp(expected) > 1e-3 * np.abs(expected).max()
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
 

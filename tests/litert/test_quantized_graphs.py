@@ -134,6 +134,6 @@ def test_moves_that_undo_each_other_are_not_looked_for(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 26))
+@pytest.mark.parametrize("seed", range(2, 18))
 def test_more_random_graphs_are_as_simulated(seed, tmp_path):
     check(seed, tmp_path / "m.tflite")
