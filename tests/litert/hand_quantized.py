@@ -18,6 +18,7 @@ class HandQuantizer:
         self._grid = Grid(kind or Kind(), scale, zero)
         self.emit: Any = None
         self.stand_in: Any = None
+        self.moved = False
         self.label = name
 
     def grid(self):

@@ -133,6 +133,18 @@ def test_moves_that_undo_each_other_are_not_looked_for(tmp_path):
     )
 
 
+def test_dense_layers_round_once_in_the_reference_kernels(tmp_path):
+    # Few weights make large steps of the product: rounded twice, 3 in 1,000 would be another.
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((20, 4)), layers.Dense(96)])
+    data = np.random.default_rng(0).normal(size=(64, 20, 4)).astype(np.float32)
+    qmodel = sentei.quantize(model, calibration=data)
+    report = sentei.export(qmodel, tmp_path / "m.tflite", io="int8", verify=data)
+    assert {t.operator: t.exact for t in report.integers.tensors if t.kernels == "reference"}[
+        "FULLY_CONNECTED"
+    ] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 18))
 def test_more_random_graphs_are_as_simulated(seed, tmp_path):

@@ -29,8 +29,8 @@ from sentei.quantization.grid import spread
 # Which of the runtime's kernels are judged: those of phones and browsers, and those that
 # microcontrollers' are held against.
 _JUDGED: tuple[Kernels, ...] = ("xnnpack", "reference")
-# The share of integers that are equal. The reference kernels round twice, and are held against
-# numbers that are rounded twice.
+# The share of integers that are equal. The reference kernels of convolutions round twice, and are
+# held against numbers that are rounded twice.
 EXACT_SHARE = 0.999
 # Operators whose kernels round in a way of their own: the largest difference in steps.
 OWN_ROUNDING = {
@@ -48,6 +48,7 @@ OWN_ROUNDING = {
     "TANH": 1,
 }
 _LARGEST = 1
+_HALF = 0.5
 # The same of the reference kernels alone: XNNPACK computes as the simulation does.
 _REFERENCE_ROUNDING = ("ADD", "MUL", "SUB")
 # Operators that move integers or choose among them, and compute none.
@@ -202,9 +203,12 @@ def _shifts(operator: Operator, tensors: Sequence[Tensor]) -> np.ndarray | None:
     """The second of the two roundings of a reference kernel, per channel; None if it has none.
 
     The sum is multiplied with a factor in [1/2, 1) and rounded, then shifted right and rounded
-    again, halves away from zero: `MultiplyByQuantizedMultiplier` of LiteRT.
+    again, halves away from zero: `MultiplyByQuantizedMultiplier` of LiteRT. Its dense layers were
+    seen to round once.
     """
-    if operator.name not in _KERNEL_OF or tensors[operator.outputs[0]].dtype != "int8":
+    if operator.name not in _KERNEL_OF or operator.name == "FULLY_CONNECTED":
+        return None
+    if tensors[operator.outputs[0]].dtype != "int8":
         return None
     image, kernel = _KERNEL_OF[operator.name]
     grids = [tensors[i].quantization for i in (operator.inputs[image], operator.inputs[kernel])]
@@ -291,7 +295,7 @@ class _Judge:
         self._calls = []
         counts: list[Any] = []
 
-        def judged(x: Any, grid: Any, name: str) -> Any:
+        def judged(x: Any, grid: Any, quantizer: Any, name: str) -> Any:
             size = int(np.prod(x.shape))
             candidates = [
                 index
@@ -311,14 +315,12 @@ class _Judge:
                 for i in candidates
             ]
             difference = ops.abs(theirs - ops.stack(ours))
-            unequal = ops.sum(ops.cast(difference > 0.5, "float32"), axis=1)
-            # What was only moved is on its grid already. The converter may have merged such moves
-            # (two that undo each other vanish), and what is left was computed somewhere else.
-            held = True
-            if self._moved.isdisjoint(candidates):
-                near = 1e-3 * float(np.ravel(grid.scale)[0])
-                held = ops.any(ops.abs(x - dequantized(rounded)) > near)
-                held = ops.logical_or(held, ops.min(unequal) < 0.5)
+            unequal = ops.sum(ops.cast(difference > _HALF, "float32"), axis=1)
+            # The converter merges what only moves integers: two moves that undo each other vanish.
+            # What has the same grid then was computed somewhere else.
+            held: Any = True
+            if quantizer.moved and self._moved.isdisjoint(candidates):
+                held = ops.min(unequal) < _HALF
             counts.append((ops.max(difference, axis=1), unequal, held))
             chosen = ops.take(theirs, ops.argmin(unequal), axis=0)
             chosen = ops.where(held, chosen, ops.reshape(rounded, (-1,)))
@@ -335,21 +337,21 @@ def _no_state() -> Any:
 
 
 @contextmanager
-def _hooked(quantizers: Sequence[Any], hook: Callable[[Any, Any, str], Any]) -> Iterator[None]:
-    """Lets a function do the work of the quantizers: it is given tensor, grid and name."""
+def _hooked(quantizers: Sequence[Any], hook: Callable[..., Any]) -> Iterator[None]:
+    """Lets a function do the work of the quantizers: given tensor, grid, quantizer and name."""
     before = [quantizer.stand_in for quantizer in quantizers]
     try:
         for number, quantizer in enumerate(quantizers):
             name = getattr(quantizer, "label", "") or f"quantizer {number}"
-            quantizer.stand_in = _named(hook, name)
+            quantizer.stand_in = _bound(hook, quantizer, name)
         yield
     finally:
         for quantizer, stand_in in zip(quantizers, before, strict=True):
             quantizer.stand_in = stand_in
 
 
-def _named(hook: Callable[[Any, Any, str], Any], name: str) -> Callable[[Any, Any], Any]:
-    return lambda x, grid: hook(x, grid, name)
+def _bound(hook: Callable[..., Any], quantizer: Any, name: str) -> Callable[[Any, Any], Any]:
+    return lambda x, grid: hook(x, grid, quantizer, name)
 
 
 def _key(grid: Any) -> tuple[float, int] | None:

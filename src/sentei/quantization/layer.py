@@ -340,7 +340,10 @@ class QuantizedModel(keras.layers.Layer):
         return found.rounding(image, kernel)
 
     def _round(self, label: str, x: Any, tensor: Tensor | None) -> Any:
-        return self.quantizer_of(label)(x)
+        quantizer = self.quantizer_of(label)
+        own = tensor is not None and self.plan.of_tensor[tensor] == label
+        quantizer.moved = own and tensor not in self.plan.sources[label]
+        return quantizer(x)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""

@@ -33,6 +33,8 @@ class Quantizer(keras.layers.Layer):
         stand_in: The same, of a simulation that goes on with other numbers than its own, as
             verification does; biases are rounded as ever.
         identity: When true, a call returns the tensor as it is.
+        moved: Whether what is being rounded was on the grid before: reshaped, padded, the largest
+            of others.
     """
 
     def __init__(self, kind: Kind | dict[str, Any], *, label: str = "", **kwargs: Any) -> None:
@@ -50,6 +52,7 @@ class Quantizer(keras.layers.Layer):
         self.emit: Callable[[Any, Grid], Any] | None = None
         self.stand_in: Callable[[Any, Grid], Any] | None = None
         self.identity = False
+        self.moved = False
         self.supports_masking = True
 
     def call(self, x: Any, training: bool | None = None, mask: Any = None) -> Any:
