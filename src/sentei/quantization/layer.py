@@ -325,6 +325,7 @@ class QuantizedModel(keras.layers.Layer):
         step, zero = output.numbers()
         total = exact.steps(integers, read, step, zero)
         if output.stand_in is not None:
+            output.moved = False
             return output(total * step)
         low, high = output.kind.low - zero, output.kind.high - zero
         return self.applied(total, function=lambda x: ops.clip(ops.round(x), low, high) * step)
