@@ -7,6 +7,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 import sentei
 from sentei.core.select import sublayers
+from sentei.litert.quantized import take_census
+from sentei.litert.runtime import Runner
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,6 +73,21 @@ def test_application(tmp_path, name, size):
     got = np.concatenate([next(iter(run(input_0=one[np.newaxis]).values())) for one in pixels])
     assert np.ptp(expected) > 1e-3 * np.abs(expected).max()
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_one_with_hard_swish_and_attention_in_integers(tmp_path):
+    model = build("MobileNetV3Small", 64)
+    generator = np.random.default_rng(1)
+    squares = generator.uniform(0, 255, (6, 8, 8, 3)).repeat(8, 1).repeat(8, 2).astype("float32")
+    qmodel = sentei.quantize(model, calibration=squares[:4])
+    sentei.export(qmodel, tmp_path / "m.tflite", io="int8", verify=False)
+    runner = Runner(tmp_path / "m.tflite")
+    assert not take_census(runner.model).floating
+    got = np.concatenate([next(iter(runner(one[np.newaxis]).values())) for one in squares])
+    expected = np.asarray(qmodel.predict(squares, verbose=0))
+    (port,) = runner.outputs.values()
+    assert np.abs(got - expected).max() <= 3.01 * port.scale  # HARD_SWISH rounds in its own way
+    np.testing.assert_array_equal(got.argmax(-1), expected.argmax(-1))
 
 
 def test_mobilenet_v2_folds_every_batch_norm_and_fuses_every_relu(tmp_path):
