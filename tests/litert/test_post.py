@@ -89,9 +89,10 @@ def test_export_in_a_mode_equals_quantizing_the_exported_file(mode, network, flo
     assert 1e-6 < report.verification.relative_error < post.MODES[mode].tolerance
 
 
-def test_static_int8_leaves_only_integers(float_file, images, tmp_path):
+def test_static_int8_leaves_only_integers_and_says_nothing(float_file, images, tmp_path, capfd):
     report = post.quantize_file(float_file, tmp_path / "i.tflite", "int8", calibration=images)
     assert set(report.dtypes) == {"int8", "int32"}
+    assert capfd.readouterr().err == ""
     (port,) = Runner(tmp_path / "i.tflite").inputs.values()
     assert port.dtype == np.int8
 

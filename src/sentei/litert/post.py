@@ -6,6 +6,8 @@ not go this way: its own graph knows more than the file does (see `quantized`).
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -220,7 +222,9 @@ def _run(
     ranges = None
     if worker.need_calibration:
         key = model.signatures[0].key if model.signatures else None
-        ranges = worker.calibrate({key: samples}, num_threads=1)
+        # It draws a progress bar that cannot be switched off, line by line into logs too.
+        with contextlib.redirect_stderr(io.StringIO()):
+            ranges = worker.calibrate({key: samples}, num_threads=1)
     result = worker.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model or b"")
 
