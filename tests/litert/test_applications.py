@@ -86,9 +86,8 @@ def test_one_with_hard_swish_and_attention_in_integers(tmp_path):
     got = np.concatenate([next(iter(runner(one[np.newaxis]).values())) for one in squares])
     expected = np.asarray(qmodel.predict(squares, verbose=0))
     (port,) = runner.outputs.values()
-    # HARD_SWISH rounds in a way of its own, and the network carries it on.
-    assert np.abs(got - expected).max() <= 8.01 * port.scale
-    np.testing.assert_array_equal(got.argmax(-1), expected.argmax(-1))
+    assert len(np.unique(got)) > 5
+    assert np.abs(got - expected).max() < 0.01 * port.scale
 
 
 def test_mobilenet_v2_folds_every_batch_norm_and_fuses_every_relu(tmp_path):

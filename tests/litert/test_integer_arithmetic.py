@@ -74,6 +74,9 @@ ONE = {
     "average pool at the border": lambda x: kl.AveragePooling2D(3, 1, padding="same")(x),
     "leaky relu": lambda x: kl.LeakyReLU(0.2)(x),
     "silu": lambda x: kl.Activation("silu")(kl.Conv2D(5, 3, activation="silu")(x)),
+    "hard swish": lambda x: kl.Activation("hard_silu")(
+        biased(kl.Conv2D(5, 3, activation="hard_silu"))(x * 3.0)
+    ),
     "factors and offsets": multiplied_and_added,
     "the same without an image": lambda x: multiplied_and_added(kl.Dense(8)(kl.Flatten()(x))),
 }

@@ -30,6 +30,7 @@ from sentei.core.graph import Node, Tensor
 from sentei.quantization import rules
 from sentei.quantization.affine import Affine
 from sentei.quantization.biases import Contraction
+from sentei.quantization.fixed_point import hard_swish
 from sentei.quantization.grid import Kind
 
 # From tensors in integers from their zero points, the steps of their grids (last that of the kernel
@@ -131,7 +132,7 @@ def exact_gates(
     hidden: Mapping[tuple[int, str], str],
     kinds: Mapping[str, Kind],
 ) -> dict[int, Exact]:
-    """The products `x * sigmoid(x)` of SiLU whose integers are known, by the node's index.
+    """The activations within layers, and in SiLU, whose integers are known, by the node's index.
 
     Args:
         nodes: The graph's.
@@ -144,10 +145,17 @@ def exact_gates(
         node = nodes[index]
         image = hidden.get((index, "activation"), of_tensor.get(node.inputs[0]))
         output = of_tensor.get(Tensor(index))
-        if where != "sigmoid" or image is None or output is None:
+        if image is None or output is None:
+            continue
+        if where == "sigmoid":
+            read: tuple[str, ...] = (image, label)
+            compute: Compute = _product
+        elif where == "activation" and rules.own_activation(node.operation) == "hard_silu":
+            read, compute = (image,), hard_swish
+        else:
             continue
         limits = -math.inf, math.inf
-        entry = Exact((image, label), output, Tensor(index), (index,), limits, _product)
+        entry = Exact(read, output, Tensor(index), (index,), limits, compute)
         if _is_known(entry, node, nodes, kinds):
             found[index] = entry
     return found
@@ -301,6 +309,8 @@ def _of_sum(
         compute = _mean(node.operation)
     elif name == "AveragePooling2D" and math.prod(node.operation.pool_size) <= _LARGEST_POOL:
         compute = _pool(node.operation)
+    elif rules.role(node.operation) == ("function", "hard_silu"):
+        compute = hard_swish
     elif _slope(node.operation) is not None:
         compute = _leaky(_slope(node.operation))
     else:

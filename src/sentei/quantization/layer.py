@@ -301,6 +301,9 @@ class QuantizedModel(keras.layers.Layer):
     ) -> Any:
         """A layer's own activation of what it computed."""
         label = self.plan.hidden.get((node.index, "sigmoid"))
+        gate = self.plan.gates.get(node.index)
+        if label is None and gate is not None and scales is not None and self._is_exact(gate):
+            return self._in_integers(gate, [x], scales)
         if label is None:
             return node.operation.activation(x)
         return gated(label, rounded, self._product(node.index, scales))(x)

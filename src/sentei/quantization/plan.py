@@ -98,7 +98,8 @@ class Plan:
         biases: The contractions with int32 biases, by the node whose output has them in it.
         exact: What is computed in integers at inference, by the first of the fused nodes.
         affines: What the file computes as a depthwise convolution, by the first of the fused nodes.
-        gates: The products within SiLU that are computed in integers at inference, by the node.
+        gates: The activations within layers, and the products within SiLU, that are computed in
+            integers at inference, by the node.
     """
 
     graph: Graph

@@ -1,0 +1,75 @@
+"""LiteRT's hard swish in fixed point: what its integer kernel computes, step by step.
+
+The kernel multiplies 16-bit numbers and rounds in between, so it is not `x * relu6(x + 3) / 6`
+rounded: one integer in some hundred is another. XNNPACK leaves the operator to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+_LOWEST, _HIGHEST = -(2**15), 2**15 - 1
+# The kernel reads its input with 7 more bits; relu6 at full range is 32768 steps of this.
+_FINER, _RELU_STEP = 7, 3.0 / 2**15
+_EXPONENTS = np.arange(-24, 16, dtype=np.float32)
+
+
+def hard_swish(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
+    """`HardSwish` of LiteRT's reference operations; see `integers.Exact`.
+
+    Args:
+        tensors: What is read, in integers from its zero point.
+        scales: The step of its grid.
+        output: The step of the output's.
+    """
+    finer = scales[0] * (1.0 / 2**_FINER)
+    factor, exponent = _multiplier(finer / output)
+    # The sum changes nothing, but for XLA: it would multiply by the constant's reciprocal.
+    relu_factor, relu_exponent = _multiplier(finer / (_RELU_STEP + 0.0 * finer))
+    value = ops.left_shift(ops.cast(tensors[0], "int32"), _FINER)
+    scaled = _rounded_product(value, factor)
+    above = ops.maximum(relu_exponent - 1, 0)
+    relu = _rounded_product(_saturated(ops.left_shift(value, above)), relu_factor)
+    once = ops.cast(relu_exponent > 0, "int32")
+    relu = _saturated(ops.left_shift(relu, once))
+    relu = _shifted_right(relu, ops.maximum(-relu_exponent, 0))
+    relu = ops.right_shift(relu + 2**15, 1)
+    product = _towards_zero(relu * scaled)
+    return ops.cast(_shifted_right(product, ops.maximum(-exponent, 0)), "float32")
+
+
+def _multiplier(ratio: Any) -> tuple[Any, Any]:
+    """A number as `factor / 2^15 * 2^exponent`, the factor of 15 bits."""
+    reached = ratio >= ops.convert_to_tensor(np.exp2(_EXPONENTS))
+    exponent = ops.sum(ops.cast(reached, "int32"), keepdims=True) + int(_EXPONENTS[0])
+    powers = np.exp2(15 - np.arange(int(_EXPONENTS[0]), int(_EXPONENTS[-1]) + 2))
+    places = exponent - int(_EXPONENTS[0])
+    size = ops.take(ops.convert_to_tensor(powers.astype(np.float32)), places)
+    factor = ops.cast(ops.floor(ratio * size + 0.5), "int32")
+    return ops.minimum(factor, _HIGHEST), exponent
+
+
+def _towards_zero(x: Any) -> Any:
+    """`x / 2^15` without its fraction, as C divides."""
+    return ops.sign(x) * ops.right_shift(ops.abs(x), 15)
+
+
+def _rounded_product(a: Any, b: Any) -> Any:
+    product = a * b
+    return _towards_zero(product + ops.where(product >= 0, 2**14, 1 - 2**14))
+
+
+def _saturated(x: Any) -> Any:
+    return ops.clip(x, _LOWEST, _HIGHEST)
+
+
+def _shifted_right(x: Any, places: Any) -> Any:
+    """Divided by a power of two, halves away from zero."""
+    mask = ops.left_shift(ops.ones_like(places), places) - 1
+    threshold = ops.right_shift(mask, 1) + ops.cast(x < 0, "int32")
+    over = ops.cast(ops.bitwise_and(x, mask) > threshold, "int32")
+    return ops.right_shift(x, places) + over
