@@ -21,7 +21,6 @@ Writes benchmarks/results/activation_bits.json and .md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -164,9 +163,7 @@ def main() -> None:
             runs.append(rows_of(states, seed, split, epochs, more))
             said = ", ".join(f"{name} {row['accuracy']:.1%}" for name, row in runs[-1].items())
             print(f"{states} states, seed {seed}: {said}", file=sys.stderr, flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    RESULTS.with_suffix(".md").write_text(table(results))
+    data.keep(RESULTS, results, table(results))
     print(table(results))
 
 

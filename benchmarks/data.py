@@ -22,6 +22,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,19 @@ def given(name: str) -> Path:
     if not path.exists():
         raise SystemExit(f"{path} is not there. Set SENTEI_DATA to the folder that holds {name}.")
     return path
+
+
+def keep(path: Path, results: dict[str, Any], table: str) -> None:
+    """Writes a benchmark's results.
+
+    Args:
+        path: Where, as JSON; the table goes beside it, with the suffix `.md`.
+        results: The figures.
+        table: The same as Markdown.
+    """
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    path.with_suffix(".md").write_text(table)
 
 
 def cifar10() -> Split:

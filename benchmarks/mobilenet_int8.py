@@ -21,7 +21,6 @@ Writes benchmarks/results/mobilenet_int8.json and .md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -152,9 +151,7 @@ def main() -> None:
         results["rows"].append(row)
         spent = time.perf_counter() - start
         print(f"{name}: {row['accuracy']:.1%} ({spent:.0f} s)", file=sys.stderr, flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    RESULTS.with_suffix(".md").write_text(table(results))
+    data.keep(RESULTS, results, table(results))
     print(table(results))
 
 

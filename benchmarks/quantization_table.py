@@ -185,9 +185,7 @@ def main() -> None:
     def keep(row: dict[str, Any]) -> None:
         same = [r for r in results["rows"] if (r["network"], r["row"]) != key(row)]
         results["rows"] = [*same, row]
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-        RESULTS.with_suffix(".md").write_text(table(results))
+        data.keep(RESULTS, results, table(results))
 
     for name in names:
         if sum(row["network"] == name for row in results["rows"]) == 1 + len(SCHEMES):

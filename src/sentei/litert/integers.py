@@ -287,8 +287,7 @@ class _Judge:
             if not tallies:
                 tallies = [_Tally(name, candidates) for name, candidates, _ in self._calls]
             for tally, (_, _, size), count in zip(tallies, self._calls, counts, strict=True):
-                if tally.candidates:
-                    tally.add(size, *count)
+                tally.add(size, *count)
         return [tally.verdict(tensors, kernels) for tally in tallies if tally.values]
 
     def _compiled(self) -> Callable[..., Any]:

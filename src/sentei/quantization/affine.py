@@ -155,6 +155,7 @@ def affines(
     nodes: Sequence[Node],
     chains: Sequence[Sequence[int]],
     of_tensor: Mapping[Tensor, str],
+    numbers: Mapping[int, Numbers],
     limits: Callable[[Sequence[int]], tuple[float, float] | None],
 ) -> dict[int, Affine]:
     """The nodes of a graph that become depthwise convolutions, by index.
@@ -163,19 +164,20 @@ def affines(
         nodes: The graph's.
         chains: The indices of nodes that are fused.
         of_tensor: The label of the grid of each quantized tensor.
+        numbers: What `numbers_of` gives, by index; only where it gives something.
         limits: What the last of some fused nodes cuts off; None if it is no rectifier.
     """
     chained = {chain[0]: tuple(chain) for chain in chains}
     inside = {index for chain in chains for index in chain[1:]}
     found: dict[int, Affine] = {}
-    for node in nodes:
-        chain = chained.get(node.index, (node.index,))
-        numbers, tensor = numbers_of(node, nodes), Tensor(chain[-1])
-        if node.index in inside or numbers is None or tensor not in of_tensor:
+    for index, own in numbers.items():
+        chain = chained.get(index, (index,))
+        tensor = Tensor(chain[-1])
+        if index in inside or tensor not in of_tensor:
             continue
-        cut, image = limits(chain), of_tensor.get(node.inputs[0])
+        cut, image = limits(chain), of_tensor.get(nodes[index].inputs[0])
         if cut is not None and image is not None:
-            found[node.index] = Affine(image, of_tensor[tensor], tensor, chain, cut, numbers)
+            found[index] = Affine(image, of_tensor[tensor], tensor, chain, cut, own)
     return found
 
 

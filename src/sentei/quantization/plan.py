@@ -9,7 +9,7 @@ from typing import Any
 from sentei.core.graph import Graph, Node, Tensor, tensors_in
 from sentei.core.select import sublayers
 from sentei.quantization import rules
-from sentei.quantization.affine import Affine, affines, numbers_of
+from sentei.quantization.affine import Affine, Numbers, affines, numbers_of
 from sentei.quantization.biases import Contraction, contractions
 from sentei.quantization.grid import Kind
 from sentei.quantization.integers import Exact, exact_gates, exact_nodes, limits_behind
@@ -163,13 +163,17 @@ class _Planner:
         self.outputs = set(tensors_in(self.graph.outputs))
         self.schemes: dict[int, Custom | None] = {}
         self.roles: dict[int, tuple[str, str]] = {}
+        self.numbers: dict[int, Numbers] = {}  # of what multiplies and adds per channel
         for node in self.graph.nodes:
             self.schemes[node.index] = scheme_of(node.operation, node.name.partition(":")[0])
             self.roles[node.index] = (
                 ("input", "") if node.operation is None else rules.role(node.operation)
             )
-            if self.roles[node.index][0] == "float" and numbers_of(node, self.graph.nodes):
-                self.roles[node.index] = "elementwise", ""
+            numbers = numbers_of(node, self.graph.nodes)
+            if numbers is not None:
+                self.numbers[node.index] = numbers
+                if self.roles[node.index][0] == "float":
+                    self.roles[node.index] = "elementwise", ""
         self.inside: set[Tensor] = set()  # tensors within a group
         self.parent: dict[Tensor, Tensor] = {}
 
@@ -313,7 +317,7 @@ class _Planner:
         if function == "silu":
             self._hide(node, "sigmoid", kind, scheme, rules.fixed("sigmoid", kind))
         reason = rules.why_float(node.operation, len(node.inputs))
-        if reason is not None and numbers_of(node, self.graph.nodes) is None:
+        if reason is not None and node.index not in self.numbers:
             self.plan.floats.append(Float(node.name, reason))
         if role != "contraction":
             return
@@ -345,7 +349,7 @@ class _Planner:
         kinds = {label: activation.kind for label, activation in plan.activations.items()}
         kinds |= {weight.label: weight.kind for weight in plan.weights}
         plan.affines = affines(
-            nodes, chains, plan.of_tensor, lambda chain: limits_behind(nodes, chain)
+            nodes, chains, plan.of_tensor, self.numbers, lambda chain: limits_behind(nodes, chain)
         )
         plan.exact = exact_nodes(
             nodes, chains, plan.of_tensor, plan.hidden, kinds, found, plan.affines
