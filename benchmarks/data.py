@@ -68,12 +68,12 @@ def given(name: str) -> Path:
     return path
 
 
-def keep(path: Path, results: dict[str, Any], table: str) -> None:
+def keep(path: Path, results: Any, table: str) -> None:
     """Writes a benchmark's results.
 
     Args:
         path: Where, as JSON; the table goes beside it, with the suffix `.md`.
-        results: The figures.
+        results: The figures, as JSON takes them.
         table: The same as Markdown.
     """
     path.parent.mkdir(exist_ok=True)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import cifar
 import data
 import keras
 import models
@@ -39,11 +39,10 @@ import numpy as np
 import pretrained
 
 import sentei
-from sentei.litert.runtime import Runner
 from sentei.quantization import Custom, Int4
 
 RESULTS = data.HERE / "results" / "quantization_table.json"
-BATCH, CALIBRATION, FLOAT_STEPS = 128, 256, 10
+CALIBRATION, FLOAT_STEPS = 256, 10
 SETTINGS = {"quick": (40, 1000), "default": (300, 2000), "full": (4000, 10000)}
 SCHEMES: dict[str, tuple[Any, bool]] = {
     "int8, after training": ("int8", False),
@@ -52,41 +51,12 @@ SCHEMES: dict[str, tuple[Any, bool]] = {
 }
 
 
-class Batches(keras.utils.PyDataset):
-    """Training images, shifted by up to 4 pixels and mirrored half of the time."""
-
-    def __init__(self, split: data.Split, steps: int) -> None:
-        super().__init__()
-        self.split, self.steps = split, steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        random = np.random.default_rng(index)
-        chosen = random.integers(0, len(self.split.x_train), BATCH)
-        padded = np.pad(self.split.x_train[chosen], ((0, 0), (4, 4), (4, 4), (0, 0)))
-        images = np.empty((BATCH, 32, 32, 3), np.uint8)
-        for i, image in enumerate(padded):
-            row, column = random.integers(0, 9, 2)
-            image = image[row : row + 32, column : column + 32]
-            images[i] = image[:, ::-1] if random.random() < 0.5 else image
-        return pretrained.normalized(images), self.split.y_train[chosen]
-
-
-def train(model: Any, split: data.Split, steps: int, rate: float) -> None:
-    """Trains with Adam, the learning rate falling to zero along a cosine."""
-    decay = keras.optimizers.schedules.CosineDecay(rate, steps)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(decay), loss, metrics=["accuracy"])
-    model.fit(Batches(split, steps), verbose=1 if sys.stdout.isatty() else 2)
-
-
 def mobilenet(split: data.Split, steps: int) -> keras.Model:
     """A MobileNetV2 for 32 x 32 images, trained from scratch."""
     keras.utils.set_random_seed(0)
     model = models.mobilenet_v2_cifar()
-    train(model, split, FLOAT_STEPS * steps, 2e-3)
+    steps *= FLOAT_STEPS
+    cifar.fit(cifar.compiled(model, steps, 2e-3), split, steps)
     return model
 
 
@@ -95,16 +65,6 @@ NETWORKS: dict[str, Callable[[data.Split, int], keras.Model]] = {
     "ResNet-56": lambda split, steps: pretrained.resnet(56),
     "MobileNetV2": mobilenet,
 }
-
-
-def accuracy(path: Path, split: data.Split, images: int) -> float:
-    """The share of the first test images that a file gets right."""
-    runner = Runner(path, threads=os.cpu_count() or 1)
-    right = 0
-    for i in range(0, images):
-        (logits,) = runner(pretrained.normalized(split.x_test[i : i + 1])).values()
-        right += int(logits.argmax() == split.y_test[i])
-    return right / images
 
 
 def rows_of(
@@ -117,7 +77,7 @@ def rows_of(
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "float.tflite"
         sentei.export(model, dense)
-        row = {"network": name, "row": "float", "accuracy": accuracy(dense, split, images)}
+        row = {"network": name, "row": "float", "accuracy": cifar.accuracy(dense, split, images)}
         keep({**row, "bytes": dense.stat().st_size, "latency_ratio": 1.0, "simulated": None})
         for label, (scheme, trained) in SCHEMES.items():
             print(f"{name}: {label}", flush=True)
@@ -125,7 +85,8 @@ def rows_of(
             keras.utils.set_random_seed(0)
             qmodel = sentei.quantize(model, scheme, calibration=calibration)
             if trained:
-                train(qmodel, split, steps, 1e-4 if label.startswith("int8") else 5e-4)
+                rate = 1e-4 if label.startswith("int8") else 5e-4
+                cifar.fit(cifar.compiled(qmodel, steps, rate), split, steps)
             path = Path(folder) / "int.tflite"
             sentei.export(qmodel, path, verify=calibration[:32])
             x = pretrained.normalized(split.x_test[:images])
@@ -135,7 +96,7 @@ def rows_of(
                 {
                     "network": name,
                     "row": label,
-                    "accuracy": accuracy(path, split, images),
+                    "accuracy": cifar.accuracy(path, split, images),
                     "simulated": float(np.mean(logits.argmax(-1) == split.y_test[:images])),
                     "bytes": path.stat().st_size,
                     "latency_ratio": measured[1].ratio,
@@ -158,8 +119,8 @@ def table(results: dict[str, Any]) -> str:
             f"{row['latency_ratio']:.2f}x |"
         )
     return "\n".join(lines) + (
-        f"\n\nSetting `{results['setting']}`: {results['steps']} steps of {BATCH} images, the "
-        f"first {results['images']:,} test images, on {results['backend']}.\n"
+        f"\n\nSetting `{results['setting']}`: {results['steps']} steps of {cifar.BATCH} images, "
+        f"the first {results['images']:,} test images, on {results['backend']}.\n"
     )
 
 

@@ -25,66 +25,30 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import cifar
 import data
 import keras
-import numpy as np
 import pretrained
 
 import sentei
-from sentei.litert.runtime import Runner
 from sentei.quantization import Custom, RateLog, rate_report
 
 RESULTS = data.HERE / "results"
-BATCH, LEARNING_RATE = 128, 2e-3
+EPOCHS, LEARNING_RATE = 5, 2e-3
 TARGETS = {20: 20, 56: 30}  # how many times smaller than the float file
 PRICES = {20: 0.008, 56: 0.004}  # of a kilobyte
 # Of the training images, for `--post`.
 CALIBRATION = 4000
 
 
-class Augmented(keras.utils.PyDataset):
-    """Training images, shifted by up to 4 pixels and mirrored half of the time."""
-
-    def __init__(self, split: data.Split, steps: int) -> None:
-        super().__init__()
-        self.split, self.steps = split, steps
-        self.order = np.random.default_rng(0).permutation(len(split.x_train))
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        random = np.random.default_rng(index)
-        chosen = self.order[(np.arange(BATCH) + index * BATCH) % len(self.order)]
-        padded = np.pad(self.split.x_train[chosen], ((0, 0), (4, 4), (4, 4), (0, 0)))
-        images = np.empty((BATCH, 32, 32, 3), np.uint8)
-        for i, (top, left, mirrored) in enumerate(random.integers(0, [9, 9, 2], (BATCH, 3))):
-            image = padded[i, top : top + 32, left : left + 32]
-            images[i] = image[:, ::-1] if mirrored else image
-        return pretrained.normalized(images), self.split.y_train[chosen]
-
-
 def trained(model: Any, split: data.Split, price: float, steps: int) -> Any:
     """The network with a price on its bits, trained on."""
     tiny = sentei.quantize(model, Custom(activation_bits=None, rate=price))
-    schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    tiny.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
-    epochs = 5
-    tiny.fit(Augmented(split, steps // epochs), epochs=epochs, verbose=2, callbacks=[RateLog()])
+    cifar.compiled(tiny, steps, LEARNING_RATE)
+    batches = cifar.Batches(split, steps // EPOCHS)
+    tiny.fit(batches, epochs=EPOCHS, verbose=2, callbacks=[RateLog()])
     print(rate_report(tiny))
     return tiny
-
-
-def accuracy(file: Path, split: data.Split, images: int) -> float:
-    """Percent of the test images that a file gets right."""
-    runner = Runner(file)
-    right = 0
-    for begin in range(0, images, 500):
-        end = min(begin + 500, images)
-        scores = runner({"image": pretrained.normalized(split.x_test[begin:end])})["logits"]
-        right += int((scores.argmax(-1) == split.y_test[begin:end]).sum())
-    return 100 * right / images
 
 
 def run(depth: int, split: data.Split, steps: int, images: int, post: bool) -> dict[str, Any]:
@@ -110,8 +74,8 @@ def run(depth: int, split: data.Split, steps: int, images: int, post: bool) -> d
         return {
             "network": f"ResNet-{depth}", "how": "compress" if post else f"{steps} steps",
             "bytes": size, "float bytes": whole, "ratio": whole / size,
-            "accuracy": accuracy(back, split, images),
-            "float accuracy": accuracy(dense, split, images), "test images": images,
+            "accuracy": 100 * cifar.accuracy(back, split, images),
+            "float accuracy": 100 * cifar.accuracy(dense, split, images), "test images": images,
             "minutes": round((time.time() - started) / 60, 1),
             "backend": keras.backend.backend(), "price": None if post else PRICES[depth],
         }  # fmt: skip
@@ -157,9 +121,7 @@ def main() -> None:
             continue
         rows.append(run(depth, split, steps, images, arguments.post))
         print(rows[-1], flush=True)
-        RESULTS.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(rows, indent=2) + "\n")
-        (RESULTS / "tiny_resnet.md").write_text(table(rows))
+        data.keep(kept, rows, table(rows))
     print(table(rows))
 
 
