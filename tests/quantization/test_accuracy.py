@@ -73,6 +73,26 @@ def test_corrected_biases_give_the_means_of_the_float_model():
         np.testing.assert_allclose(have.mean((0, 1, 2)), want, rtol=1e-4, atol=1e-5)
 
 
+def test_masked_steps_do_not_move_biases():
+    generator = np.random.default_rng(2)
+    steps = generator.normal(1, 1, (8, 5, 3)).astype("float32")
+    padded = np.concatenate([steps, np.zeros((8, 6, 3), "float32")], axis=1)
+
+    def corrected(samples):
+        x = keras.Input((None, 3))
+        y = kl.Dense(4, activation="relu", name="a")(kl.Masking()(x))
+        model = keras.Model(x, kl.Dense(2, name="b")(y))
+        for number, variable in enumerate(model.variables):
+            draw = np.random.default_rng(number)
+            variable.assign(draw.normal(size=variable.shape).astype("float32"))
+        done = correct_bias(sentei.quantize(model, Int4(), calibration=steps), samples)
+        return [values(model.get_layer(name).bias) for name in "ab"], done.rows
+
+    for have, want in zip(*(corrected(samples)[0] for samples in (padded, steps)), strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
+    assert all(row.after < row.before for row in corrected(padded)[1])
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [

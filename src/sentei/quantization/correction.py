@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers as kl
 from keras import ops
@@ -29,7 +30,7 @@ def correct_bias(
     Rounding weights and clipping activations moves the mean of a layer's outputs; what it moves it
     by on the samples, `E[float] - E[simulated]`, is added to the bias (behind a batch
     normalization: to its beta), layer by layer, each with those before it corrected. Before the
-    activation, as in the paper.
+    activation, as in the paper; masked steps do not count.
 
     The float model shares these biases, and changes with them; nothing else does.
 
@@ -66,16 +67,20 @@ def _correct(pair: SideBySide, unit: Sequence[Node]) -> Change:
         return Change(unit[0].name, None, None, "it has no bias, nor a batch norm with one")
     part = unit[:2] if normalized else unit[:1]
     with pre_activation(layer):
-        wanted = [_numpy(pair.results(part, values, False)[0]) for values in pair.exact]
+        exact = [pair.results(part, values, False)[0] for values in pair.exact]
         found = [_numpy(pair.results(part, values, True)[0]) for values in pair.rounded]
+    counted = [_numpy(_Counted()(x)) for x in exact]
+    found = [x * count for x, count in zip(found, counted, strict=True)]
+    wanted = [_numpy(x) * count for x, count in zip(exact, counted, strict=True)]
     axes = _others(bias, unit[1].operation if normalized else layer, wanted[0])
     if axes is None:
         return Change(unit[0].name, None, None, "its bias is not one number per channel")
-    moved = _mean(wanted, axes) - _mean(found, axes)
+    moved = _mean(wanted, counted, axes) - _mean(found, counted, axes)
     before = relative(found, wanted)
     bias.assign(bias.value + ops.cast(ops.reshape(moved, bias.shape), bias.dtype))
     spread = np.expand_dims(moved, axes)
-    return Change(unit[0].name, before, relative([f + spread for f in found], wanted))
+    after = [f + spread * count for f, count in zip(found, counted, strict=True)]
+    return Change(unit[0].name, before, relative(after, wanted))
 
 
 def _bias(layer: Any) -> Any:
@@ -98,10 +103,28 @@ def _others(bias: Any, layer: Any, output: np.ndarray) -> tuple[int, ...] | None
     return tuple(axis for axis in range(rank) if axis not in channels)
 
 
-def _mean(arrays: Sequence[np.ndarray], axes: tuple[int, ...]) -> np.ndarray:
+class _Counted(keras.layers.Layer):
+    """One where a tensor counts, zero at masked steps."""
+
+    def __init__(self) -> None:
+        super().__init__(autocast=False, dtype="float32", name="counted")
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, x: Any, mask: Any = None) -> Any:
+        ones = ops.ones_like(x, "float32")
+        if mask is None or len(mask.shape) > len(x.shape):
+            return ones
+        mask = ops.expand_dims(mask, tuple(range(len(mask.shape), len(x.shape))))
+        return ones * ops.cast(mask, "float32")
+
+
+def _mean(
+    arrays: Sequence[np.ndarray], counted: Sequence[np.ndarray], axes: tuple[int, ...]
+) -> np.ndarray:
     total = sum(np.sum(array, axis=axes, dtype=np.float64) for array in arrays)
-    count = sum(np.prod([array.shape[axis] for axis in axes]) for array in arrays)
-    return np.asarray(total / count, np.float32)
+    count = sum(np.sum(array, axis=axes, dtype=np.float64) for array in counted)
+    return np.asarray(total / np.maximum(count, 1), np.float32)
 
 
 def _numpy(x: Any) -> np.ndarray:
