@@ -6,8 +6,8 @@
     int8 weights of 4 bits          the same with `scheme="int4"`
 
 of ResNet-20 and ResNet-56 on CIFAR-10 with the weights of others, and of a small MobileNetV2
-trained here. Accuracy is measured on the written file, in the runtime, on the first test images;
-latency is interleaved with the float file's, one thread.
+trained here. All files are written with `slim=True`. Accuracy is measured on the written file, in
+the runtime, on the first test images; latency is interleaved with the float file's, one thread.
 
     python benchmarks/quantization_table.py            # 300 steps: about 50 minutes on 2 cores
     python benchmarks/quantization_table.py --quick    # 40 steps, ResNet-20 only
@@ -76,7 +76,7 @@ def rows_of(
     calibration = pretrained.normalized(split.x_train[:CALIBRATION])
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "float.tflite"
-        sentei.export(model, dense)
+        sentei.export(model, dense, slim=True)
         row = {"network": name, "row": "float", "accuracy": cifar.accuracy(dense, split, images)}
         keep({**row, "bytes": dense.stat().st_size, "latency_ratio": 1.0, "simulated": None})
         for label, (scheme, trained) in SCHEMES.items():
@@ -88,7 +88,7 @@ def rows_of(
                 rate = 1e-4 if label.startswith("int8") else 5e-4
                 cifar.fit(cifar.compiled(qmodel, steps, rate), split, steps)
             path = Path(folder) / "int.tflite"
-            sentei.export(qmodel, path, verify=calibration[:32])
+            sentei.export(qmodel, path, slim=True, verify=calibration[:32])
             x = pretrained.normalized(split.x_test[:images])
             logits = np.asarray(qmodel.predict(x, batch_size=100, verbose=0))
             measured = sentei.benchmark([dense, path], runs=50)
