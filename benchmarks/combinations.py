@@ -340,9 +340,13 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"Setting `{results['setting']}`: {results['steps']} steps a stage of {cifar.BATCH} images "
         f"({MORE} times as many of {WORDS} words), {results['images']:,} test images, 200 words, "
-        f"on {results['backend']}. Made by `benchmarks/combinations.py`.",
+        f"trained on {_backends(results)}. Made by `benchmarks/combinations.py`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _backends(results: dict[str, Any]) -> str:
+    return ", ".join(f"{backend} ({name})" for name, backend in results["backends"].items())
 
 
 def main() -> None:
@@ -359,8 +363,7 @@ def main() -> None:
     if arguments.fresh:
         shutil.rmtree(kept, ignore_errors=True)
     head = {"setting": setting, "steps": steps, "images": images}
-    head["backend"] = keras.backend.backend()
-    results: dict[str, Any] = {**head, "networks": {}}
+    results: dict[str, Any] = {**head, "networks": {}, "backends": {}}
     if RESULTS.exists() and not arguments.fresh:
         earlier = json.loads(RESULTS.read_text())
         if {key: earlier[key] for key in head} == head:
@@ -370,6 +373,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         task = TASKS[name](steps, images, folder)
         done = results["networks"].setdefault(name, {})
+        results["backends"][name] = keras.backend.backend()
         with tempfile.TemporaryDirectory() as scratch:
             for row, make in Stages(task, folder, steps).rows().items():
                 if row in done:
