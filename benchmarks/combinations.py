@@ -6,7 +6,8 @@
     QAT                                  int8, trained on
     PQAT, CQAT, PCQAT                    pruned, clustered, or both; then int8, trained on under
                                          `sentei.preserve`
-    ..., one scale                       the same with one scale a kernel, not one a channel
+    ..., one scale                       the same with one scale a kernel, not one a channel (the
+                                         default of `sentei.quantize`)
 
 and beside them, without `preserve`: `... → int8` is quantized after training, `... → QAT` trains on
 with nothing that keeps zeros or clusters.
@@ -17,7 +18,7 @@ bytes, alone, under gzip -9 and packed by `sentei.pack`; latency is interleaved 
 file's.
 
     python benchmarks/combinations.py            # 100 steps a stage: about 50 minutes on 2 cores
-    python benchmarks/combinations.py --quick    # 40 steps, the first 2,000 test images
+    python benchmarks/combinations.py --quick    # 80 steps, the first 2,000 test images
     python benchmarks/combinations.py --full     # 2,000 steps
 
 Rows that are done are kept in benchmarks/results/combinations.json, and the weights that later
@@ -55,7 +56,7 @@ from sentei.quantization import Custom
 from sentei.sparsity import PolynomialDecay
 
 RESULTS = data.HERE / "results" / "combinations.json"
-SETTINGS = {"quick": (40, 2000), "default": (100, 10000), "full": (2000, 10000)}
+SETTINGS = {"quick": (80, 2000), "default": (100, 10000), "full": (2000, 10000)}
 CALIBRATION = 256
 # Of the GRU: frames, mel bands, states, words a step, and how many steps for one of the ResNet's.
 FRAMES, BANDS, STATES, WORDS, MORE = 20, 24, 48, 64, 6
@@ -90,7 +91,7 @@ def resnet(steps: int, images: int, folder: Path) -> Task:
         "ResNet-20",
         lambda: pretrained.resnet(20),
         lambda model: cifar.fit(model, split, steps),
-        lambda model, integers: cifar.compiled(model, steps, 1e-4 if integers else 1e-3),
+        lambda model, integers: cifar.compiled(model, steps, 1e-4 if integers else 3e-4),
         pretrained.normalized(split.x_train[:CALIBRATION]),
         lambda path: cifar.accuracy(path, split, images),
     )
@@ -202,9 +203,11 @@ class Stages:
             model: the float network; it is changed if `train`.
             train: whether to train on.
             keep: whether to keep its zeros and clusters while training.
-            one_scale: whether a kernel has one scale, not one a channel.
+            one_scale: whether clustered kernels have one scale, as is the default.
         """
-        scheme = Custom(per_channel=not one_scale, ranges="moving" if train else "fixed")
+        scheme = Custom(
+            per_channel=None if one_scale else True, ranges="moving" if train else "fixed"
+        )
         qmodel = sentei.quantize(model, scheme, calibration=self.task.calibration)
         if train:
             keras.utils.set_random_seed(2)
@@ -293,6 +296,8 @@ def _kernels(path: Path) -> list[np.ndarray]:
     return found
 
 
+# Measured first, should a run be stopped; then the rows that a target is about, then the others.
+FIRST = ("float", "QAT")
 # Row → what it is compared with, most points below it, most of its gzip bytes.
 TARGETS = {
     "pruned 50 %": ("float", 0.3, None),
@@ -317,7 +322,12 @@ def table(results: dict[str, Any]) -> str:
         ]
         for row, found in rows.items():
             target = met = ""
-            if name == "ResNet-20" and row in TARGETS and TARGETS[row][0] in rows:
+            if (
+                name == "ResNet-20"
+                and row in TARGETS
+                and TARGETS[row][0] in rows
+                and row != "float"
+            ):
                 other, points, share = TARGETS[row]
                 lost = 100 * (rows[other]["accuracy"] - found["accuracy"])
                 ratio = found["gzip_bytes"] / rows[other]["gzip_bytes"]
@@ -352,7 +362,7 @@ def _backends(results: dict[str, Any]) -> str:
 def main() -> None:
     """Trains what is missing, measures it and writes the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="40 steps, 2,000 test images")
+    parser.add_argument("--quick", action="store_true", help="80 steps, 2,000 test images")
     parser.add_argument("--full", action="store_true", help="2,000 steps")
     parser.add_argument("--network", choices=TASKS, action="append", help="only these")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
@@ -375,12 +385,14 @@ def main() -> None:
         done = results["networks"].setdefault(name, {})
         results["backends"][name] = keras.backend.backend()
         with tempfile.TemporaryDirectory() as scratch:
-            for row, make in Stages(task, folder, steps).rows().items():
+            rows = Stages(task, folder, steps).rows()
+            for row in dict.fromkeys((*FIRST, *TARGETS, *rows)):
                 if row in done:
                     continue
                 start = time.perf_counter()
-                found = measure(make(), task, Path(scratch) / "dense.tflite", _in(scratch))
+                found = measure(rows[row](), task, Path(scratch) / "dense.tflite", _in(scratch))
                 done[row] = found
+                results["networks"][name] = {row: done[row] for row in rows if row in done}
                 data.keep(RESULTS, results, table(results))
                 spent = time.perf_counter() - start
                 print(f"{name}: {row}: {found['accuracy']:.2%}, {spent:.0f} s", flush=True)

@@ -14,6 +14,7 @@ from sentei.core.graph import is_graph
 from sentei.core.select import require_built, sublayers
 from sentei.quantization.calibrate import calibrate, peeked
 from sentei.quantization.calls import specs_of
+from sentei.quantization.clustered import with_one_scale
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.quantizer import Quantizer
 from sentei.quantization.rated_model import RatedModel, has_price
@@ -66,6 +67,7 @@ def quantize(
     default, own = scheme_of(scheme), layers
     if calibration is None:
         default, own = _observing(default), _own_observing(layers)
+    own = with_one_scale(model, default, own) or None
     kind = RatedModel if has_price(default, own) else QuantizedModel
     specs = None
     if not is_graph(model):

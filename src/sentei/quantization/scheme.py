@@ -28,7 +28,8 @@ class Custom:
         weight_bits: Bits of the weights; None leaves them float.
         activation_bits: Bits of the activations; None leaves them float.
         symmetric: Whether activations have the zero point 0. Weights always do.
-        per_channel: Whether kernels have a scale per output channel.
+        per_channel: Whether kernels have a scale per output channel; None: all but clustered ones
+            (`sentei.cluster`) of 8 bits, for under one scale a kernel of n values is n integers.
         narrow_range: Whether weights leave out the lowest integer.
         rounding: `"half_even"` or `"half_away"`.
         block: How many weights of a Dense kernel along its input axis share a scale, or None.
@@ -46,7 +47,7 @@ class Custom:
     weight_bits: int | None = 8
     activation_bits: int | None = 8
     symmetric: bool = False
-    per_channel: bool = True
+    per_channel: bool | None = None
     narrow_range: bool = True
     rounding: str = "half_even"
     block: int | None = None
@@ -98,7 +99,7 @@ class Custom:
         """
         if self.weight_bits is None:
             return None
-        axis = axis if self.per_channel and self.rate is None else None
+        axis = None if self.per_channel is False or self.rate is not None else axis
         return Kind(
             self.weight_bits,
             symmetric=True,

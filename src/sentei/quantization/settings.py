@@ -17,7 +17,8 @@ class Settings:
 
     Attributes:
         default: The scheme of layers that are not named.
-        own: From names (or regular expressions) to a scheme, or None: float.
+        own: From names (or regular expressions) to a scheme, or None: float. A name that begins
+            with a slash is a whole path.
     """
 
     def __init__(self, default: Custom, layers: Mapping[str, Any] | None) -> None:
@@ -50,7 +51,7 @@ class Settings:
             path: Its name with those of the models around it.
         """
         parts = path.split("/")
-        names = {*parts, *("/".join(parts[: n + 1]) for n in range(len(parts)))}
+        names = {f"/{path}", *parts, *("/".join(parts[: n + 1]) for n in range(len(parts)))}
         if layer is None:
             return self.default
         for name, scheme in self.own.items():
