@@ -120,6 +120,32 @@ class Clustering(Projection):
         for i, clustered in enumerate(self.weights):
             self._begin(i, clustered)
 
+    def resume(self, earlier: Projection, shift: int) -> None:
+        """Takes over the clusters of weights that both rules cluster in the same way.
+
+        Args:
+            earlier: the rule to go on from, built.
+            shift: not used.
+        """
+        if not isinstance(earlier, Clustering):
+            return
+        held = {id(variable): p for p, variable in earlier._variables.items()}
+        for p, variable in self._variables.items():
+            theirs = held.get(id(variable))
+            if theirs is None or earlier._groups[theirs] != self._groups[p]:
+                continue
+            for mine, other in (
+                (self.indices, earlier.indices),
+                (self.centroids, earlier.centroids),
+                (self._sizes, earlier._sizes),
+            ):
+                mine[p].assign(ops.copy(ops.convert_to_tensor(other[theirs])))
+            groups = self._groups[p]
+            slots = groups.find_slots(ops.convert_to_tensor(self.indices[p]))
+            variable.assign(groups.spread(_tensor(self.centroids[p]), slots))
+            if p in self._shadows and theirs in earlier._shadows:
+                self._shadows[p].assign(ops.copy(_tensor(earlier._shadows[theirs])))
+
     def gradients(self, gradients: Tensors) -> Tensors:
         """The mean or sum of each cluster's gradients, for each of its members."""
         if self.reassign_every is not None:

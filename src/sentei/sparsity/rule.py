@@ -120,6 +120,29 @@ class Pruning(Projection):
             for p in sorted(self.positions)
         }
 
+    def resume(self, earlier: Projection, shift: int) -> None:
+        """Takes over masks and the count of steps, if the schedule and the pattern are the same.
+
+        Args:
+            earlier: the rule to go on from, built.
+            shift: what to add to a step of its optimizer to get one of this rule's optimizer.
+        """
+        if not isinstance(earlier, Pruning) or not self._says_what(earlier):
+            return
+        held = {id(variable): p for p, variable in earlier._variables.items()}
+        shared = [(p, held[id(v)]) for p, v in self._variables.items() if id(v) in held]
+        for mine, theirs in shared:
+            self.masks[mine].assign(ops.copy(ops.convert_to_tensor(earlier.masks[theirs])))
+        if shared:
+            for name in ("_origin", "_next_update"):
+                step = int(ops.convert_to_numpy(getattr(earlier, name))) + shift
+                getattr(self, name).assign(min(max(step, -(2**31)), 2**31 - 1))
+
+    def _says_what(self, other: Pruning) -> bool:
+        mine, theirs = self.get_config(), other.get_config()
+        del mine["weights"], theirs["weights"]
+        return type(self) is type(other) and mine == theirs
+
     def project(self, values: Tensors, gradients: Tensors, step: Any) -> Tensors:
         """Updates the masks when the schedule says so, and masks the weights.
 
