@@ -295,16 +295,16 @@ class Clustering(Projection):
         def state(name: str, shape: Any, dtype: str) -> Any:
             return optimizer.add_variable(shape, "zeros", dtype, "only_first_replica", name=name)
 
-        self.errors = state("error", (len(self.weights),), "float32")
+        self.errors = state(f"error_{min(self.positions, default=0)}", (len(self.weights),), "float32")
         self._sizes: dict[int, Any] = {}
         self._shadows: dict[int, Any] = {}
         for p, groups in self._groups.items():
             dtype = keras.backend.standardize_dtype(self._variables[p].dtype)
-            self.indices[p] = state("indices", groups.shape, "uint8")
-            self.centroids[p] = state("centroids", (groups.slots,), dtype)
-            self._sizes[p] = state("sizes", (groups.slots,), "int32")
+            self.indices[p] = state(f"indices_{p}", groups.shape, "uint8")
+            self.centroids[p] = state(f"centroids_{p}", (groups.slots,), dtype)
+            self._sizes[p] = state(f"sizes_{p}", (groups.slots,), "int32")
             if self.reassign_every is not None:
-                self._shadows[p] = state("shadow", groups.shape, dtype)
+                self._shadows[p] = state(f"shadow_{p}", groups.shape, dtype)
 
     def _begin(self, i: int, clustered: ClusteredWeight) -> None:
         """Finds the clusters of one weight."""

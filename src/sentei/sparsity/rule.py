@@ -105,8 +105,10 @@ class Pruning(Projection):
         self._optimizer = optimizer
         self._variables = bind("pruning", [pruned.weight for pruned in self.weights], variables)
 
+        first = min(self.positions, default=0)  # no two rules of an optimizer use one name
+
         def counter(name: str, value: int) -> Any:
-            start = keras.initializers.Constant(value)
+            start, name = keras.initializers.Constant(value), f"{name}_{first}"
             return optimizer.add_variable((), start, "int32", "only_first_replica", name=name)
 
         origin = int(ops.convert_to_numpy(optimizer.iterations))
@@ -115,7 +117,7 @@ class Pruning(Projection):
         self._not_finite = counter("not_finite", -1)
         self.masks = {
             p: optimizer.add_variable(
-                self._variables[p].shape, "ones", "bool", "only_first_replica", name="mask"
+                self._variables[p].shape, "ones", "bool", "only_first_replica", name=f"mask_{p}"
             )
             for p in sorted(self.positions)
         }

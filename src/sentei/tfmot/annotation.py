@@ -224,9 +224,22 @@ def rewrapped(model: Any, function: Callable[[Any], Any]) -> Any:
 
     compiled, model.compiled = model.compiled, False  # a clone of a compiled model is compiled
     try:
-        return keras.models.clone_model(model, clone_function=once)
+        return keras.models.clone_model(model, _inputs_like(model), clone_function=once)
     finally:
         model.compiled = compiled
+
+
+def _inputs_like(model: Any) -> Any:
+    """New inputs by the names of a Functional model's; Keras' own clone loses them."""
+    if isinstance(model, keras.Sequential):
+        return None
+    inputs = [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
+    names = {id(layer.output): layer.name for layer in inputs}
+
+    def like(tensor: Any) -> Any:
+        return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=names[id(tensor)])
+
+    return keras.tree.map_structure(like, model.input)
 
 
 def is_graph(model: Any) -> bool:

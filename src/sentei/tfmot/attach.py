@@ -71,6 +71,8 @@ def put_on(model: Any, before: Projected | None = None) -> None:
         for rule in there.projections:
             if isinstance(rule, Pending) and rule.model() is None:
                 rule.model = weakref.ref(model)
+        if model.built:  # a file in HDF5 is read into it; Keras would build it on no variables
+            there.build(model.trainable_variables)
         return
     for rule in rules_of(model) if model.built else [Pending(model)]:
         attach(model, rule)
