@@ -295,7 +295,9 @@ class Clustering(Projection):
         def state(name: str, shape: Any, dtype: str) -> Any:
             return optimizer.add_variable(shape, "zeros", dtype, "only_first_replica", name=name)
 
-        self.errors = state(f"error_{min(self.positions, default=0)}", (len(self.weights),), "float32")
+        self.errors = state(
+            f"error_{min(self.positions, default=0)}", (len(self.weights),), "float32"
+        )
         self._sizes: dict[int, Any] = {}
         self._shadows: dict[int, Any] = {}
         for p, groups in self._groups.items():

@@ -200,6 +200,24 @@ class Projected(keras.optimizers.Optimizer):
         """The rules' state, then the wrapped optimizer's."""
         return self._variables + self.inner_optimizer.variables
 
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Assigns all state, as `variables` lists it: what reading a file in HDF5 does.
+
+        Args:
+            weights: one value a variable.
+
+        Raises:
+            SenteiError: when it is not built, or there are more or fewer.
+        """
+        variables = self.variables
+        if not self.built or len(weights) != len(variables):
+            raise SenteiError(
+                f"The optimizer has {len(variables)} variables, built: {self.built}. "
+                f"Received: {len(weights)} values."
+            )
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(weight)
+
     # -- the step ---------------------------------------------------------------------------------
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:

@@ -102,18 +102,18 @@ def watch_compile() -> None:
     """Makes `keras.Model.compile` put rules on; once."""
     # Where it is defined: loading tells by identity whether a class has a `compile` of its own.
     owner = next(base for base in keras.Model.__mro__ if "compile" in vars(base))
-    original = owner.compile  # type: ignore[attr-defined]
+    original = owner.compile
     if getattr(original, "puts_rules_on", False):
         return
 
     @functools.wraps(original)
-    def compile(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: A001
+    def compile(self: Any, *args: Any, **kwargs: Any) -> None:
         before = find(self)
         original(self, *args, **kwargs)
         put_on(self, before)
 
     compile.puts_rules_on = True  # type: ignore[attr-defined]
-    owner.compile = compile  # type: ignore[attr-defined]
+    owner.compile = compile
 
 
 # Training loops that step a plain optimizer: the rules, on an optimizer that only projects.

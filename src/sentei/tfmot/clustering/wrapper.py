@@ -20,7 +20,7 @@ from sentei.core.select import sublayers
 from sentei.tfmot.annotation import Annotated, chosen
 
 
-class CentroidInitialization(str, enum.Enum):
+class CentroidInitialization(str, enum.Enum):  # noqa: UP042  (its str() is the old one)
     """Where clusters begin."""
 
     LINEAR = "CentroidInitialization.LINEAR"

@@ -177,7 +177,7 @@ class PolynomialDecay(PruningSchedule):
         )
 
 
-def translated(schedule: PruningSchedule) -> native.Schedule:
+def translated(schedule: Any) -> native.Schedule:
     """What a schedule is among sentei's.
 
     Args:

@@ -145,7 +145,7 @@ class PruneLowMagnitude(Annotated):
         """How the layer shall be pruned, as the constructor takes it."""
         return {
             "pruning_schedule": self.pruning_schedule,
-            "block_size": list(self.wish.block_size),
+            "block_size": list(self.block_size),
             "block_pooling_type": self.block_pooling_type,
             "sparsity_m_by_n": self.sparsity_m_by_n and list(self.sparsity_m_by_n),
         }
