@@ -409,7 +409,7 @@ def test_mixed_precision():
 def test_model_without_annotated_layers_is_untouched_by_compile():
     model = compiled(dense())
     assert find(model) is None
-    assert type(model.optimizer) is keras.optimizers.Adam
+    assert isinstance(model.optimizer, keras.optimizers.Adam)
     assert "get_compile_config" not in vars(model)
     sentei.prune(model, sentei.sparsity.ConstantSparsity(0.5))
     rules = list(find(model).projections)
