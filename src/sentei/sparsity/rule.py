@@ -219,8 +219,13 @@ class Pruning(Projection):
         # A weight that cannot be ranked keeps its mask; `check` raises.
         new = [ops.where(ok, n, o) for ok, n, o in zip(finite, new, old, strict=True)]
         weights = [masked(weight, mask) for weight, mask in zip(old_weights, new, strict=True)]
-        due = origin + self.schedule.update_after(done)
-        return [*weights, *new, ops.cast(due, "int32"), ops.cast(bad, "int32")]
+        return [*weights, *new, self._due(origin, done), ops.cast(bad, "int32")]
+
+    def _due(self, origin: Any, done: Any) -> Any:
+        """The optimizer's step at which the update after `done` of them is due, int32."""
+        # "Never" is the highest int32: beyond it the step would wrap, and be due at once.
+        room = 2**31 - 1 - ops.maximum(origin, 0)
+        return ops.cast(origin + ops.minimum(self.schedule.update_after(done), room), "int32")
 
     def _new_masks(self, weights: Sequence[Any], old: Sequence[Any], row: Any) -> list[Any]:
         """The masks of update number `row`."""

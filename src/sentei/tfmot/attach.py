@@ -77,8 +77,28 @@ def put_on(model: Any, before: Projected | None = None) -> None:
     for rule in rules_of(model) if model.built else [Pending(model)]:
         attach(model, rule)
     now = find(model)
+    if now is not None and not now.built:
+        _build_outside_of_graphs(now)
     if now is not None and now.built and before is not None and before.built:
         carry(before, now)
+
+
+def _build_outside_of_graphs(projected: Projected) -> None:
+    """Makes an optimizer build at once where TensorFlow builds it in the middle of a graph.
+
+    Rules look at the values of the weights when they are built.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    build = projected.build
+
+    def build_now(variables: Sequence[Any]) -> None:
+        with tf.init_scope():
+            build(variables)
+
+    projected.build = build_now  # type: ignore[method-assign]
 
 
 def carry(before: Projected, now: Projected) -> None:
