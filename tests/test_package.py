@@ -42,6 +42,15 @@ def test_import_loads_sentei_and_nothing_heavy():
     assert not HEAVY & {name.split(".")[0] for name in loaded}
 
 
+@pytest.mark.slow
+def test_the_old_names_cost_those_who_use_them_only():
+    assert not {name for name in loaded_by("import sentei") if name.startswith("sentei.tfmot")}
+    loaded = loaded_by("from sentei import tfmot; import sentei.tfmot as again")
+    assert "sentei.tfmot.clustering.keras.experimental" in loaded
+    assert not {name for name in loaded if name.startswith("sentei.litert")}
+    assert not HEAVY & {name.split(".")[0] for name in loaded}
+
+
 def test_public_names_are_listed_and_unknown_ones_refused():
     import sentei
 

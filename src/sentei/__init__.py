@@ -35,6 +35,7 @@ _ROOMS = (
     "litert",
     "compression",
     "advice",
+    "tfmot",
 )
 
 __all__ = [*sorted(_HOME), "clustering", "codec", "quantization", "sparsity"]

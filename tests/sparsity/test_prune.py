@@ -479,3 +479,14 @@ def test_a_rule_on_other_variables_says_so():
     model.layers[0].trainable = False
     with pytest.raises(SenteiError, match="Layers were frozen or changed since"):
         sentei.Projected(keras.optimizers.SGD(), [rule]).build(model.trainable_variables)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "set"])
+def test_no_update_is_due_after_the_last_when_the_optimizer_has_a_history(criterion):
+    model = compiled(*KINDS["dense"])
+    train(model, KINDS["dense"][1])
+    last = ConstantSparsity(0.5, 0, end_step=2)
+    sentei.prune(model, last, criterion=criterion)
+    train(model, KINDS["dense"][1])
+    (rule,) = find(model).projections
+    assert int(ops.convert_to_numpy(rule._next_update)) == 2**31 - 1

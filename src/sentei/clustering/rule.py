@@ -120,6 +120,32 @@ class Clustering(Projection):
         for i, clustered in enumerate(self.weights):
             self._begin(i, clustered)
 
+    def resume(self, earlier: Projection, shift: int) -> None:
+        """Takes over the clusters of weights that both rules cluster in the same way.
+
+        Args:
+            earlier: the rule to go on from, built.
+            shift: not used.
+        """
+        if not isinstance(earlier, Clustering):
+            return
+        held = {id(variable): p for p, variable in earlier._variables.items()}
+        for p, variable in self._variables.items():
+            theirs = held.get(id(variable))
+            if theirs is None or earlier._groups[theirs] != self._groups[p]:
+                continue
+            for mine, other in (
+                (self.indices, earlier.indices),
+                (self.centroids, earlier.centroids),
+                (self._sizes, earlier._sizes),
+            ):
+                mine[p].assign(ops.copy(ops.convert_to_tensor(other[theirs])))
+            groups = self._groups[p]
+            slots = groups.find_slots(ops.convert_to_tensor(self.indices[p]))
+            variable.assign(groups.spread(_tensor(self.centroids[p]), slots))
+            if p in self._shadows and theirs in earlier._shadows:
+                self._shadows[p].assign(ops.copy(_tensor(earlier._shadows[theirs])))
+
     def gradients(self, gradients: Tensors) -> Tensors:
         """The mean or sum of each cluster's gradients, for each of its members."""
         if self.reassign_every is not None:
@@ -269,16 +295,18 @@ class Clustering(Projection):
         def state(name: str, shape: Any, dtype: str) -> Any:
             return optimizer.add_variable(shape, "zeros", dtype, "only_first_replica", name=name)
 
-        self.errors = state("error", (len(self.weights),), "float32")
+        self.errors = state(
+            f"error_{min(self.positions, default=0)}", (len(self.weights),), "float32"
+        )
         self._sizes: dict[int, Any] = {}
         self._shadows: dict[int, Any] = {}
         for p, groups in self._groups.items():
             dtype = keras.backend.standardize_dtype(self._variables[p].dtype)
-            self.indices[p] = state("indices", groups.shape, "uint8")
-            self.centroids[p] = state("centroids", (groups.slots,), dtype)
-            self._sizes[p] = state("sizes", (groups.slots,), "int32")
+            self.indices[p] = state(f"indices_{p}", groups.shape, "uint8")
+            self.centroids[p] = state(f"centroids_{p}", (groups.slots,), dtype)
+            self._sizes[p] = state(f"sizes_{p}", (groups.slots,), "int32")
             if self.reassign_every is not None:
-                self._shadows[p] = state("shadow", groups.shape, dtype)
+                self._shadows[p] = state(f"shadow_{p}", groups.shape, dtype)
 
     def _begin(self, i: int, clustered: ClusteredWeight) -> None:
         """Finds the clusters of one weight."""

@@ -46,7 +46,7 @@ def attach(model: Any, projection: Projection) -> None:
     The optimizer keeps its state. The next `fit` compiles a new training step.
 
     Args:
-        model: a built, compiled Keras model.
+        model: a compiled Keras model; when it is not built, the rule is built with its optimizer.
         projection: the rule.
     """
     projected = find(model)
@@ -54,7 +54,8 @@ def attach(model: Any, projection: Projection) -> None:
         projected.add(projection)
     else:
         projected = Projected(_innermost(model.optimizer), [projection])
-        projected.build(model.trainable_variables)
+        if model.built:
+            projected.build(model.trainable_variables)
         _replace(model, projected)
     model.train_function = None  # the old compiled step knows nothing of the rule
     _save_current_optimizer(model)

@@ -44,6 +44,24 @@ class Projection:
         """
         raise NotImplementedError
 
+    def resolved(self, variables: Sequence[Any]) -> list[Projection]:
+        """The rules that this one stands for; asked once, before they are built.
+
+        Args:
+            variables: all trainable variables, in the optimizer's order.
+        """
+        return [self]
+
+    def resume(self, earlier: Projection, shift: int) -> None:
+        """Goes on where a rule of the same kind on another optimizer is, for weights of both.
+
+        Nothing by default: the rule begins anew.
+
+        Args:
+            earlier: the rule to go on from, built.
+            shift: what to add to a step of its optimizer to get one of this rule's optimizer.
+        """
+
     def gradients(self, gradients: Tensors) -> Tensors:
         """The gradients that the wrapped optimizer should see in place of those given.
 
@@ -151,6 +169,10 @@ class Projected(keras.optimizers.Optimizer):
         # `Optimizer.build` must not make averages a second time; SwapEMAWeights asks afterwards.
         self.use_ema = getattr(self.inner_optimizer, "use_ema", False)
         self._averages = _running_averages(self.inner_optimizer, variables)
+        asked = [rule for given in self.projections for rule in given.resolved(variables)]
+        self.projections = []
+        for rule in asked:
+            self._append(rule)
         for rule in self.projections:
             rule.build(self, variables)
 
@@ -178,6 +200,24 @@ class Projected(keras.optimizers.Optimizer):
         """The rules' state, then the wrapped optimizer's."""
         return self._variables + self.inner_optimizer.variables
 
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Assigns all state, as `variables` lists it: what reading a file in HDF5 does.
+
+        Args:
+            weights: one value a variable.
+
+        Raises:
+            SenteiError: when it is not built, or there are more or fewer.
+        """
+        variables = self.variables
+        if not self.built or len(weights) != len(variables):
+            raise SenteiError(
+                f"The optimizer has {len(variables)} variables, built: {self.built}. "
+                f"Received: {len(weights)} values."
+            )
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(weight)
+
     # -- the step ---------------------------------------------------------------------------------
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
@@ -202,6 +242,13 @@ class Projected(keras.optimizers.Optimizer):
             seen.update(rule.gradients(seen))
         self.inner_optimizer.apply([seen.get(p) for p in positions], trainable_variables)
         self._project(given)
+
+    def project(self) -> None:
+        """Moves the variables to where the rules want them, without a step of the optimizer.
+
+        For a training loop that calls `apply` of the wrapped optimizer itself; `build` first.
+        """
+        self._project({})
 
     def _project(self, gradients: Tensors) -> None:
         step = ops.cast(ops.convert_to_tensor(self.inner_optimizer.iterations), "int32")

@@ -169,7 +169,10 @@ def sublayers(layer: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
 
 
 def select(
-    model: Any, layers: Layers = None, *, declare: str = "get_prunable_variables"
+    model: Any,
+    layers: Layers = None,
+    *,
+    declare: str | Callable[[Any], Iterable[Any]] = "get_prunable_variables",
 ) -> tuple[list[Selected], list[Skipped]]:
     """The weights of a model that a rule is about, and those it leaves alone.
 
@@ -190,7 +193,8 @@ def select(
             (`"encoder/dense"`), one with a weight's name at its end (`"dense/bias"`), or a
             regular expression that matches one of these in full. A layer that is named itself
             gives its kernels whatever its kind; a weight that is named itself is taken.
-        declare: method by which a custom layer lists the variables a rule may touch.
+        declare: method by which a custom layer lists the variables a rule may touch, or a function
+            from any layer to those that it lists.
 
     Returns:
         The selected weights and the skipped ones (of two or more axes), by position.
@@ -222,11 +226,15 @@ def select(
     )
 
 
-def _weights(layer: Any, declare: str) -> Iterator[tuple[Any, Axes, bool]]:
+def _weights(
+    layer: Any, declare: str | Callable[[Any], Iterable[Any]]
+) -> Iterator[tuple[Any, Axes, bool]]:
     """The layer's own matrices and kernels, their axes, and whether rules take them by default."""
     inner = {id(v) for child in children(layer) for v in child.variables}
     declared: dict[int, Any] = {}
-    if callable(getattr(layer, declare, None)):
+    if not isinstance(declare, str):
+        declared = {id(v): v for v in declare(layer)}
+    elif callable(getattr(layer, declare, None)):
         declared = {id(v): v for v in getattr(layer, declare)()}
     own = {id(v): v for v in layer.trainable_variables if id(v) not in inner}
     for key, variable in {**own, **declared}.items():

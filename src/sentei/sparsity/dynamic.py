@@ -176,8 +176,7 @@ class DynamicSparsity(Pruning):
             ops.where(stays[p], moment, ops.zeros_like(moment))
             for (p, _), moment in zip(self._slots, moments, strict=True)
         ]
-        due = origin + self.schedule.update_after(done)
-        return [*weights, *moments, *new, ops.cast(due, "int32"), ops.cast(bad, "int32")]
+        return [*weights, *moments, *new, self._due(origin, done), ops.cast(bad, "int32")]
 
     def _growth(self, position: int, weight: Any, gradient: Any, step: Any) -> Any:
         """The score by which connections come, float32."""

@@ -49,7 +49,7 @@ class KeptZeros(Projection):
         """
         for position, variable in bind("preserving", self.weights, variables).items():
             mask = optimizer.add_variable(
-                variable.shape, "ones", "bool", "only_first_replica", name="kept"
+                variable.shape, "ones", "bool", "only_first_replica", name=f"kept_{position}"
             )
             if self._fresh:
                 mask.assign(np.asarray(ops.convert_to_numpy(variable) != 0))

@@ -105,8 +105,10 @@ class Pruning(Projection):
         self._optimizer = optimizer
         self._variables = bind("pruning", [pruned.weight for pruned in self.weights], variables)
 
+        first = min(self.positions, default=0)  # no two rules of an optimizer use one name
+
         def counter(name: str, value: int) -> Any:
-            start = keras.initializers.Constant(value)
+            start, name = keras.initializers.Constant(value), f"{name}_{first}"
             return optimizer.add_variable((), start, "int32", "only_first_replica", name=name)
 
         origin = int(ops.convert_to_numpy(optimizer.iterations))
@@ -115,10 +117,33 @@ class Pruning(Projection):
         self._not_finite = counter("not_finite", -1)
         self.masks = {
             p: optimizer.add_variable(
-                self._variables[p].shape, "ones", "bool", "only_first_replica", name="mask"
+                self._variables[p].shape, "ones", "bool", "only_first_replica", name=f"mask_{p}"
             )
             for p in sorted(self.positions)
         }
+
+    def resume(self, earlier: Projection, shift: int) -> None:
+        """Takes over masks and the count of steps, if the schedule and the pattern are the same.
+
+        Args:
+            earlier: the rule to go on from, built.
+            shift: what to add to a step of its optimizer to get one of this rule's optimizer.
+        """
+        if not isinstance(earlier, Pruning) or not self._says_what(earlier):
+            return
+        held = {id(variable): p for p, variable in earlier._variables.items()}
+        shared = [(p, held[id(v)]) for p, v in self._variables.items() if id(v) in held]
+        for mine, theirs in shared:
+            self.masks[mine].assign(ops.copy(ops.convert_to_tensor(earlier.masks[theirs])))
+        if shared:
+            for name in ("_origin", "_next_update"):
+                step = int(ops.convert_to_numpy(getattr(earlier, name))) + shift
+                getattr(self, name).assign(min(max(step, -(2**31)), 2**31 - 1))
+
+    def _says_what(self, other: Pruning) -> bool:
+        mine, theirs = self.get_config(), other.get_config()
+        del mine["weights"], theirs["weights"]
+        return type(self) is type(other) and mine == theirs
 
     def project(self, values: Tensors, gradients: Tensors, step: Any) -> Tensors:
         """Updates the masks when the schedule says so, and masks the weights.
@@ -194,8 +219,13 @@ class Pruning(Projection):
         # A weight that cannot be ranked keeps its mask; `check` raises.
         new = [ops.where(ok, n, o) for ok, n, o in zip(finite, new, old, strict=True)]
         weights = [masked(weight, mask) for weight, mask in zip(old_weights, new, strict=True)]
-        due = origin + self.schedule.update_after(done)
-        return [*weights, *new, ops.cast(due, "int32"), ops.cast(bad, "int32")]
+        return [*weights, *new, self._due(origin, done), ops.cast(bad, "int32")]
+
+    def _due(self, origin: Any, done: Any) -> Any:
+        """The optimizer's step at which the update after `done` of them is due, int32."""
+        # "Never" is the highest int32: beyond it the step would wrap, and be due at once.
+        room = 2**31 - 1 - ops.maximum(origin, 0)
+        return ops.cast(origin + ops.minimum(self.schedule.update_after(done), room), "int32")
 
     def _new_masks(self, weights: Sequence[Any], old: Sequence[Any], row: Any) -> list[Any]:
         """The masks of update number `row`."""
