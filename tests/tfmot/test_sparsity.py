@@ -351,11 +351,14 @@ def test_compiling_again_with_fewer_layers_goes_on():
 
 
 @pytest.mark.parametrize(
-    "schedule",
-    [sparsity.PolynomialDecay(0.2, 0.75, 0, 12, frequency=2), Steps(6)],
-    ids=["polynomial", "own"],
+    ("file", "schedule"),
+    [
+        ("m.keras", Steps(6)),
+        ("m.h5", sparsity.PolynomialDecay(0.2, 0.75, 0, 12, frequency=2)),
+        ("m.weights.h5", sparsity.PolynomialDecay(0.2, 0.75, 0, 12, frequency=2)),
+    ],
+    ids=["keras", "h5", "weights"],
 )
-@pytest.mark.parametrize("file", ["m.keras", "m.h5", "m.weights.h5"])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_checkpoint_and_resume(schedule, file, tmp_path):
     straight = compiled(make_scheduled(schedule))
