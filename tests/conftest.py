@@ -11,7 +11,7 @@ import keras
 import pytest
 
 # JAX compiles a loop anew for every example; the other backends try many more in the same time.
-many = 12 if keras.backend.backend() == "jax" else 150
+many = 12 if keras.backend.backend() == "jax" else 60
 hypothesis.settings.register_profile("here", max_examples=many, deadline=None)
 hypothesis.settings.load_profile("here")
 

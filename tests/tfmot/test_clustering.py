@@ -11,7 +11,7 @@ from sentei import tfmot
 from sentei.core.install import find
 from sentei.tfmot.clustering import keras as clustering
 
-pytestmark = pytest.mark.core
+pytestmark = pytest.mark.slow  # on every backend those marked "core"
 
 X = np.random.default_rng(0).normal(size=(64, 6, 6, 3)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 4, 64)
@@ -61,6 +61,7 @@ def distinct(model):
     return [len(np.unique(w)) for w in model.get_weights() if w.ndim > 1]
 
 
+@pytest.mark.core
 def test_whole_model_trained_saved_and_stripped(tmp_path):
     model = convolution(rate=0.0)  # Keras does not save the state of random numbers
     clustered = clustering.cluster_weights(
@@ -133,6 +134,7 @@ def test_zeros_are_kept():
             assert len(np.unique(after)) <= 4
 
 
+@pytest.mark.core
 def test_pruned_then_clustered():
     pruned = tfmot.sparsity.keras.prune_low_magnitude(convolution())
     fit(compiled(pruned))

@@ -13,7 +13,7 @@ from sentei import tfmot
 from sentei.core.install import find
 from sentei.tfmot.sparsity import keras as sparsity
 
-pytestmark = pytest.mark.core
+pytestmark = pytest.mark.slow  # on every backend those marked "core"
 
 X = np.random.default_rng(0).normal(size=(64, 12)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 4, 64)
@@ -107,6 +107,7 @@ def expected(model, share):
 # -- the guide ------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("make", [dense, branched])
 def test_whole_model(make):
     model = make()
@@ -138,6 +139,7 @@ def test_some_layers_by_clone_function():
     assert zeros(pruned) == [0.5, 0.0]
 
 
+@pytest.mark.core
 def test_layers_in_a_list_and_alone_and_built_by_the_first_batch():
     layers = sparsity.prune_low_magnitude([kl.Dense(16), kl.Flatten()])
     alone = sparsity.prune_low_magnitude(kl.Dense(4), sparsity.ConstantSparsity(0.25, 0))
@@ -205,6 +207,7 @@ def test_wrapper_calls_as_the_layer_does(layer, shape):
         assert np.mean(value == 0) == 0.5
 
 
+@pytest.mark.core
 def test_two_of_four():
     model = sparsity.prune_low_magnitude(dense(), sparsity_m_by_n=(2, 4))
     fit(compiled(model))
@@ -261,6 +264,7 @@ def step(model, optimizer):
     optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("epoch_end", [True, False])
 def test_custom_training_loop(epoch_end):
     pruned = sparsity.prune_low_magnitude(dense(), sparsity.PolynomialDecay(0.2, 0.75, **FAST))
@@ -321,6 +325,7 @@ def make_scheduled(schedule):
     )
 
 
+@pytest.mark.core
 def test_compiling_again_goes_on():
     def trained(again):
         model = compiled(make_scheduled(sparsity.PolynomialDecay(0.2, 0.75, 0, 12, frequency=2)))
@@ -350,6 +355,7 @@ def test_compiling_again_with_fewer_layers_goes_on():
     assert zeros(model)[1] == pytest.approx(expected(model, 0.75)[1])
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("file", "schedule"),
     [
