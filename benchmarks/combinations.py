@@ -258,7 +258,7 @@ class Stages:
         }
 
 
-def measure(model: Any, task: Task, dense: Path, path: Path) -> dict[str, Any]:
+def measure(model: Any, task: Task, dense: Path, path: Path, timed: bool) -> dict[str, Any]:
     """A row of the table, read off the file that a model is written to.
 
     Args:
@@ -266,6 +266,7 @@ def measure(model: Any, task: Task, dense: Path, path: Path) -> dict[str, Any]:
         task: whose it is.
         dense: the float file, that latency is compared with; written if it is not there.
         path: where to write.
+        timed: whether to measure latency.
     """
     if not dense.exists():
         sentei.export(task.build(), dense)
@@ -280,7 +281,7 @@ def measure(model: Any, task: Task, dense: Path, path: Path) -> dict[str, Any]:
         "zeros": sum(int(np.sum(k == 0)) for k in kernels) / sum(k.size for k in kernels),
         "values": max(len(np.unique(channel)) for k in kernels for channel in k),
         "values_a_kernel": max(len(np.unique(k)) for k in kernels),
-        "latency_ratio": sentei.benchmark([dense, path], runs=50)[1].ratio,
+        "latency_ratio": sentei.benchmark([dense, path], runs=50)[1].ratio if timed else None,
     }
 
 
@@ -336,11 +337,12 @@ def table(results: dict[str, Any]) -> str:
                 good = lost <= points + 1e-9 and ratio <= (share or 9)
                 met = ("yes" if good else "no") + f" ({lost:+.2f}"
                 met += f", {ratio:.2f}x)" if share else ")"
+            latency = found["latency_ratio"]
             lines.append(
                 f"| {row} | {found['accuracy']:.2%} | {found['bytes']:,} "
                 f"| {found['gzip_bytes']:,} | {found['packed_bytes']:,} | {found['zeros']:.1%} "
                 f"| {found['values']} | {found['values_a_kernel']} "
-                f"| {found['latency_ratio']:.2f}x | {target} | {met} |"
+                f"| {'' if latency is None else f'{latency:.2f}x'} | {target} | {met} |"
             )
         lines.append("")
     lines += [
@@ -365,6 +367,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="80 steps, 2,000 test images")
     parser.add_argument("--full", action="store_true", help="2,000 steps")
     parser.add_argument("--network", choices=TASKS, action="append", help="only these")
+    parser.add_argument("--untimed", action="store_true", help="no latency: the machine is busy")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
     arguments = parser.parse_args()
     setting = "quick" if arguments.quick else "full" if arguments.full else "default"
@@ -390,17 +393,14 @@ def main() -> None:
                 if row in done:
                     continue
                 start = time.perf_counter()
-                found = measure(rows[row](), task, Path(scratch) / "dense.tflite", _in(scratch))
+                dense, path = (Path(scratch) / each for each in ("dense.tflite", "m.tflite"))
+                found = measure(rows[row](), task, dense, path, not arguments.untimed)
                 done[row] = found
                 results["networks"][name] = {row: done[row] for row in rows if row in done}
                 data.keep(RESULTS, results, table(results))
                 spent = time.perf_counter() - start
                 print(f"{name}: {row}: {found['accuracy']:.2%}, {spent:.0f} s", flush=True)
     print(table(results))
-
-
-def _in(folder: str) -> Path:
-    return Path(folder) / "m.tflite"
 
 
 if __name__ == "__main__":
