@@ -37,7 +37,9 @@ def with_one_scale(model: Any, default: Custom, own: Any) -> dict[str, Custom | 
     for layer, holders in sublayers(model):
         path = "/".join([*(holder.name for holder in holders[1:]), layer.name])
         scheme = settings.scheme_of(layer, path)
-        if scheme is None or scheme.per_channel is not None or (scheme.weight_bits or 0) < 8:
+        if scheme is None or scheme.per_channel is not None or scheme.rate is not None:
+            continue
+        if (scheme.weight_bits or 0) < 8:
             continue  # on a grid of few steps, one scale for all channels merges values
         kernels = [variable for variable, _ in rules.kernels(layer)]
         if kernels and all(_is_clustered(kernel) for kernel in kernels):
