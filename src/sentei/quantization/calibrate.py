@@ -13,6 +13,7 @@ from keras import ops
 
 from sentei.core.errors import SenteiError
 from sentei.quantization.layer import QuantizedModel
+from sentei.quantization.masking import Unmasked
 from sentei.quantization.observers import OBSERVERS, Observer
 from sentei.quantization.quantizer import ActivationQuantizer
 
@@ -33,26 +34,12 @@ class _Probe(keras.layers.Layer):
         def watch(label: str, x: Any) -> None:
             if isinstance(self.layer.quantizer_of(label), ActivationQuantizer):
                 counts[label] = counts.get(label, 0) + 1
-                found[f"{label}|{counts[label]}"] = _Unmasked()(x)
+                # Every range holds 0: masked steps do not count.
+                found[f"{label}|{counts[label]}"] = Unmasked()(x)
 
         outputs = self.layer.watched(inputs, watch)
         # A model must use its inputs; one without activations to calibrate still has outputs.
         return found or {"|": keras.tree.flatten(outputs)[0]}
-
-
-class _Unmasked(keras.layers.Layer):
-    """A tensor with zeros at masked steps: every range holds 0, so they do not count."""
-
-    def __init__(self) -> None:
-        super().__init__(autocast=False, dtype="float32", name="unmasked")
-        self.supports_masking = True
-        self.built = True
-
-    def call(self, x: Any, mask: Any = None) -> Any:
-        x = ops.cast(x, "float32")
-        if mask is None or len(mask.shape) > len(x.shape):
-            return x
-        return ops.where(ops.expand_dims(mask, tuple(range(len(mask.shape), len(x.shape)))), x, 0.0)
 
 
 def calibrate(

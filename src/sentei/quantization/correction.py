@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from keras import layers as kl
 from keras import ops
 
 from sentei.core.graph import Node
+from sentei.quantization.masking import Unmasked
 from sentei.quantization.stepwise import (
     Change,
     Changes,
@@ -69,7 +69,7 @@ def _correct(pair: SideBySide, unit: Sequence[Node]) -> Change:
     with pre_activation(layer):
         exact = [pair.results(part, values, False)[0] for values in pair.exact]
         found = [_numpy(pair.results(part, values, True)[0]) for values in pair.rounded]
-    counted = [_numpy(_Counted()(x)) for x in exact]
+    counted = [_numpy(Unmasked(ones=True)(x)) for x in exact]
     found = [x * count for x, count in zip(found, counted, strict=True)]
     wanted = [_numpy(x) * count for x, count in zip(exact, counted, strict=True)]
     axes = _others(bias, unit[1].operation if normalized else layer, wanted[0])
@@ -101,22 +101,6 @@ def _others(bias: Any, layer: Any, output: np.ndarray) -> tuple[int, ...] | None
     if tuple(output.shape[axis] for axis in channels) != tuple(bias.shape):
         return None
     return tuple(axis for axis in range(rank) if axis not in channels)
-
-
-class _Counted(keras.layers.Layer):
-    """One where a tensor counts, zero at masked steps."""
-
-    def __init__(self) -> None:
-        super().__init__(autocast=False, dtype="float32", name="counted")
-        self.supports_masking = True
-        self.built = True
-
-    def call(self, x: Any, mask: Any = None) -> Any:
-        ones = ops.ones_like(x, "float32")
-        if mask is None or len(mask.shape) > len(x.shape):
-            return ones
-        mask = ops.expand_dims(mask, tuple(range(len(mask.shape), len(x.shape))))
-        return ones * ops.cast(mask, "float32")
 
 
 def _mean(

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import keras
 
 from sentei.core.errors import SenteiError
+from sentei.core.graph import is_graph
+from sentei.core.install import strip
 from sentei.core.project import Projection
 from sentei.core.select import Selected, children, select, sublayers
 
@@ -242,12 +244,30 @@ def _inputs_like(model: Any) -> Any:
     return keras.tree.map_structure(like, model.input)
 
 
-def is_graph(model: Any) -> bool:
-    """Whether a layer is a Sequential or Functional model.
+def unwrapped(model: Any, wrapper: type[Annotated], wish: type) -> Any:
+    """A model without wrappers of a kind, uncompiled; a subclassed one is changed itself.
 
     Args:
-        model: Any layer.
+        model: A Keras model.
+        wrapper: The class of the wrappers.
+        wish: The class of the wishes about a whole model.
     """
-    if isinstance(model, keras.Sequential):
-        return True
-    return isinstance(model, keras.Model) and hasattr(model, "operations")
+    if not is_graph(model):
+        forget(model, wish)
+        return strip(model)
+    return rewrapped(model, lambda layer: layer.layer if isinstance(layer, wrapper) else layer)
+
+
+def require_model(model: Any) -> None:
+    """Checks that it is a model that is to be stripped.
+
+    Args:
+        model: What the user passed.
+
+    Raises:
+        SenteiError: When it is no Keras model.
+    """
+    if not isinstance(model, keras.Model):
+        raise SenteiError(
+            f"Expected model to be a `keras.Model` instance but got: {type(model).__name__}."
+        )

@@ -8,9 +8,10 @@ from typing import Any
 import keras
 
 from sentei.core.errors import SenteiError
-from sentei.core.install import find, strip
+from sentei.core.graph import is_graph
+from sentei.core.install import find
 from sentei.core.project import Projected
-from sentei.tfmot.annotation import ask, forget, is_graph, rewrapped
+from sentei.tfmot.annotation import ask, require_model, rewrapped, unwrapped
 from sentei.tfmot.attach import rules_of
 from sentei.tfmot.clustering.wrapper import (
     CentroidInitialization,
@@ -108,20 +109,12 @@ def strip_clustering(model: Any) -> Any:
     Raises:
         SenteiError: When `model` is no Keras model (a ValueError).
     """
-    if not isinstance(model, keras.Model):
-        raise SenteiError(
-            f"Expected model to be a `keras.Model` instance but got: {type(model).__name__}."
-        )
+    require_model(model)
     projected = find(model)
     if model.built and (projected is None or not projected.built):
         # Finding clusters is what building the rules does; the optimizer takes no step.
         Projected(keras.optimizers.SGD(), rules_of(model)).build(model.trainable_variables)
-    if not is_graph(model):
-        forget(model, ClusteringWish)
-        return strip(model)
-    return rewrapped(
-        model, lambda layer: layer.layer if isinstance(layer, ClusterWeights) else layer
-    )
+    return unwrapped(model, ClusterWeights, ClusteringWish)
 
 
 def cluster_scope() -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 
 from sentei.core.errors import SenteiError
-from sentei.core.install import strip
-from sentei.tfmot.annotation import ask, forget, is_graph, rewrapped
+from sentei.core.graph import is_graph
+from sentei.tfmot.annotation import ask, require_model, rewrapped, unwrapped
 from sentei.tfmot.attach import beside
 from sentei.tfmot.sparsity.schedules import ConstantSparsity, PolynomialDecay
 from sentei.tfmot.sparsity.wrapper import PruneLowMagnitude, PruningWish
@@ -60,23 +60,20 @@ def prune_low_magnitude(
         "sparsity_m_by_n": sparsity_m_by_n,
     }
 
-    def wrapped(layer: Any) -> Any:
+    def wrapped(layer: Any, **kwargs: Any) -> Any:
         if isinstance(layer, (PruneLowMagnitude, keras.layers.InputLayer)):
             return layer
-        if pruning_policy is not None and not pruning_policy.allow_pruning(layer):
-            return layer
-        return PruneLowMagnitude(layer, **params)
+        return PruneLowMagnitude(layer, **params, **kwargs)
+
+    def allowed(layer: Any) -> Any:
+        return wrapped(layer) if pruning_policy.allow_pruning(layer) else layer
 
     if isinstance(to_prune, (list, tuple)):
-        return [
-            layer
-            if isinstance(layer, (PruneLowMagnitude, keras.layers.InputLayer))
-            else PruneLowMagnitude(layer, **params)
-            for layer in to_prune
-        ]
+        return [wrapped(layer) for layer in to_prune]
     if is_graph(to_prune):
         if pruning_policy is not None:
             pruning_policy.ensure_model_supports_pruning(to_prune)
+            return rewrapped(to_prune, allowed)
         return rewrapped(to_prune, wrapped)
     if isinstance(to_prune, keras.Model):
         if pruning_policy is not None:
@@ -113,19 +110,11 @@ def strip_pruning(model: Any) -> Any:
     Raises:
         SenteiError: When `model` is no Keras model (a ValueError).
     """
-    if not isinstance(model, keras.Model):
-        raise SenteiError(
-            f"Expected model to be a `keras.Model` instance but got: {type(model).__name__}."
-        )
+    require_model(model)
     rules = beside(model)
     if rules is not None:
         rules.project()  # the last step of a training loop may not have been followed by it
-    if not is_graph(model):
-        forget(model, PruningWish)
-        return strip(model)
-    return rewrapped(
-        model, lambda layer: layer.layer if isinstance(layer, PruneLowMagnitude) else layer
-    )
+    return unwrapped(model, PruneLowMagnitude, PruningWish)
 
 
 def prune_scope() -> Any:
