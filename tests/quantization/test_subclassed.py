@@ -17,7 +17,7 @@ X = RNG.normal(size=(32, 8, 8, 3)).astype("float32")
 Y = RNG.integers(0, 4, 32)
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable(__name__)
 class Block(kl.Layer):
     def __init__(self, channels, **kwargs):
         super().__init__(**kwargs)
@@ -38,7 +38,7 @@ class Block(kl.Layer):
         return {**super().get_config(), "channels": self.channels}
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable(__name__)
 class Network(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -32,13 +32,13 @@ def convolution(use_bias=True, rate=0.1):
     )
 
 
-@keras.saving.register_keras_serializable("sentei_tests")
+@keras.saving.register_keras_serializable(__name__)
 class Clusterable(kl.Dense, clustering.ClusterableLayer):
     def get_clusterable_weights(self):
         return [("kernel", self.kernel), ("bias", self.bias)]
 
 
-@keras.saving.register_keras_serializable("sentei_tests")
+@keras.saving.register_keras_serializable(__name__)
 class Subclassed(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -35,7 +35,7 @@ def branched():
     return keras.Model(x, kl.Dense(4)(y))
 
 
-@keras.saving.register_keras_serializable("sentei_tests")
+@keras.saving.register_keras_serializable(__name__)
 class Subclassed(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -45,13 +45,13 @@ class Subclassed(keras.Model):
         return self.two(self.one(x))
 
 
-@keras.saving.register_keras_serializable("sentei_tests")
+@keras.saving.register_keras_serializable(__name__)
 class WithBias(kl.Dense, sparsity.PrunableLayer):
     def get_prunable_weights(self):
         return [self.kernel, self.bias]
 
 
-@keras.saving.register_keras_serializable("sentei_tests")
+@keras.saving.register_keras_serializable(__name__)
 class Composite(kl.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -61,7 +61,7 @@ class Composite(kl.Layer):
         return self.inner(x)
 
 
-@keras.saving.register_keras_serializable("sentei_tests")
+@keras.saving.register_keras_serializable(__name__)
 class Steps(sparsity.PruningSchedule):
     """A schedule of the user's own."""
 
