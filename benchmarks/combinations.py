@@ -1,7 +1,7 @@
 """What combining prunes, clusters and quantizes away, and what the naive order loses of it.
 
     float
-    pruned 50 %, 80 %                    fine-tuned under a pruning rule
+    pruned 50 %, 80 %                    fine-tuned under a pruning rule, one threshold for all
     clustered 32, 16, 8                  fine-tuned under a clustering rule
     QAT                                  int8, trained on
     PQAT, CQAT, PCQAT                    pruned, clustered, or both; then int8, trained on under
@@ -58,6 +58,7 @@ from sentei.sparsity import PolynomialDecay
 RESULTS = data.HERE / "results" / "combinations.json"
 SETTINGS = {"quick": (80, 2000), "default": (100, 10000), "full": (2000, 10000)}
 CALIBRATION = 256
+STATISTICS = 40  # batches that batch normalization's statistics are estimated from
 # Of the GRU: frames, mel bands, states, words a step, and how many steps for one of the ResNet's.
 FRAMES, BANDS, STATES, WORDS, MORE = 20, 24, 48, 64, 6
 Rules = Callable[[Any], Any]
@@ -71,7 +72,8 @@ class Task:
         name: How the table calls it.
         build: The float network with its trained weights.
         train: Trains a model that `compile` has compiled.
-        compile: Compiles a model, for training or for training as integers.
+        compile: Compiles a model for a stage that is `"light"`, `"heavy"` or in `"integers"`: the
+            more a stage takes away, the higher the learning rate.
         calibration: Inputs that ranges are found with.
         accuracy: The share of the test part that a file gets right.
     """
@@ -79,7 +81,7 @@ class Task:
     name: str
     build: Callable[[], Any]
     train: Callable[[Any], None]
-    compile: Callable[[Any, bool], Any]
+    compile: Callable[[Any, str], Any]
     calibration: np.ndarray
     accuracy: Callable[[Path], float]
 
@@ -87,11 +89,18 @@ class Task:
 def resnet(steps: int, images: int, folder: Path) -> Task:
     """ResNet-20 with the weights of others."""
     split = data.cifar10()
+    rates = {"light": 1e-4, "heavy": 1e-3, "integers": 1e-4}
+
+    def fit(model: Any) -> None:
+        cifar.fit(model, split, steps)
+        # After so few steps, the moving statistics are still those of the network before.
+        sentei.update_batch_norm(model, cifar.Batches(split, STATISTICS))
+
     return Task(
         "ResNet-20",
         lambda: pretrained.resnet(20),
-        lambda model: cifar.fit(model, split, steps),
-        lambda model, integers: cifar.compiled(model, steps, 1e-4 if integers else 3e-4),
+        fit,
+        lambda model, stage: cifar.compiled(model, steps, rates[stage]),
         pretrained.normalized(split.x_train[:CALIBRATION]),
         lambda path: cifar.accuracy(path, split, images),
     )
@@ -102,8 +111,10 @@ def gru(steps: int, images: int, folder: Path) -> Task:
     split = data.spoken_digits(FRAMES, BANDS)
     epochs = max(1, round(MORE * steps / (len(split.x_train) / WORDS)))
 
-    def compiled(model: Any, integers: bool) -> Any:
-        return cifar.compiled(model, MORE * steps, 1e-3 if integers else 3e-3)
+    rates = {"light": 3e-3, "heavy": 3e-3, "integers": 1e-3}
+
+    def compiled(model: Any, stage: str) -> Any:
+        return cifar.compiled(model, MORE * steps, rates[stage])
 
     def fit(model: Any, epochs: int = epochs) -> None:
         noise = np.random.default_rng(0).normal(0, 0.1, split.x_train.shape)
@@ -149,11 +160,15 @@ class Stages:
         """The network with so many weights pruned."""
         end = max(1, round(0.6 * self.steps))
         schedule = PolynomialDecay(0.3, share, 0, end, frequency=max(1, end // 20))
-        return self.run(f"pruned_{share}", None, lambda m: sentei.prune(m, schedule))
+        stage = "heavy" if share > 0.5 else "light"
+        return self.run(
+            f"pruned_{share}", None, lambda m: sentei.prune(m, schedule, scope="global"), stage
+        )
 
     def clustered(self, n: int) -> Any:
         """The network with n values a kernel."""
-        return self.run(f"clustered_{n}", None, lambda m: sentei.cluster(m, n))
+        stage = "heavy" if n < 16 else "light"
+        return self.run(f"clustered_{n}", None, lambda m: sentei.cluster(m, n), stage)
 
     def both(self, share: float, n: int, keep: bool) -> Any:
         """The pruned network with n values a kernel.
@@ -170,15 +185,16 @@ class Stages:
             if keep:
                 sentei.preserve(model)
 
-        return self.run(name, lambda: self.pruned(share), rules)
+        return self.run(name, lambda: self.pruned(share), rules, "light")
 
-    def run(self, name: str, start: Callable[[], Any] | None, rules: Rules) -> Any:
+    def run(self, name: str, start: Callable[[], Any] | None, rules: Rules, stage: str) -> Any:
         """The network after a stage.
 
         Args:
             name: of the stage.
             start: the stage before; None: the float network.
             rules: puts rules on the compiled model.
+            stage: `"light"` or `"heavy"`.
         """
         kept = self.folder / f"{name}.weights.h5"
         model = self.task.build()
@@ -186,7 +202,7 @@ class Stages:
             if start is not None:
                 model.set_weights(start().get_weights())
             keras.utils.set_random_seed(1)
-            self.task.compile(model, False)
+            self.task.compile(model, stage)
             rules(model)
             print(f"{self.task.name}: training {name}", flush=True)
             self.task.train(model)
@@ -211,7 +227,7 @@ class Stages:
         qmodel = sentei.quantize(model, scheme, calibration=self.task.calibration)
         if train:
             keras.utils.set_random_seed(2)
-            self.task.compile(qmodel, True)
+            self.task.compile(qmodel, "integers")
             if keep:
                 sentei.preserve(qmodel)
             self.task.train(qmodel)

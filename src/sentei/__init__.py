@@ -16,6 +16,7 @@ _HOME = {
     "preserve": "sentei.keep",
     "quantize": "sentei.quantization.quantize",
     "strip": "sentei.core.install",
+    "update_batch_norm": "sentei.core.batch_norm",
     "export": "sentei.litert.export",
     "benchmark": "sentei.litert.benchmarking",
     "diagnose": "sentei.litert.doctor",

@@ -163,9 +163,9 @@ def test_calibration_does_not_see_masked_steps():
     [
         (X[:0], "calibration data is empty"),
         (iter(()), "calibration data is empty"),
-        (X[:, :4], r"input 'x' has the shape \(32, 4\); the model takes \(None, 5\)"),
-        (np.full((4, 5), np.nan, "float32"), "input 'x' is not finite"),
-        ({"y": X}, r"lacks the inputs \['x'\]"),
+        (X[:, :4], r"input 'x' have the shape \(32, 4\); the model takes \(None, 5\)"),
+        (np.full((4, 5), np.nan, "float32"), "input 'x' are not finite"),
+        ({"y": X}, r"lack the inputs \['x'\]"),
         (3, "must be an array"),
     ],
     ids=["no samples", "no batches", "shape", "nan", "other input", "number"],

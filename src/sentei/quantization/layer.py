@@ -40,6 +40,8 @@ class QuantizedModel(keras.layers.Layer):
         float_model: The model; its variables are the ones that train.
         plan: Which tensor gets which grid.
         quantizers: All quantizers by name, in a fixed order.
+        in_integers: Whether inference computes in integers what can be, as the file does; when
+            false, it computes as in training.
     """
 
     runs_float_model = True  # what sentei.strip looks for
@@ -77,6 +79,7 @@ class QuantizedModel(keras.layers.Layer):
         self.applied = _Applied(name="applied")
         self.freezing = Freezing(self, scheme.batch_norm_frozen_after)
         self.supports_masking = True
+        self.in_integers = True
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
@@ -113,7 +116,7 @@ class QuantizedModel(keras.layers.Layer):
         """
         weights = []
         # In training nothing is computed in integers: there are gradients to be had.
-        scales: dict[str, Any] | None = None if training else {}
+        scales: dict[str, Any] | None = {} if self.in_integers and not training else None
         for weight in self.plan.weights:
             quantizer, value = self.by_name[weight.label], weight.variable.value
             weights.append((weight.variable, quantizer(value)))

@@ -11,8 +11,9 @@ from keras import layers as kl
 
 from sentei.core.errors import SenteiError, UnsupportedModel
 from sentei.core.graph import is_graph
+from sentei.core.samples import peeked
 from sentei.core.select import require_built, sublayers
-from sentei.quantization.calibrate import calibrate, peeked
+from sentei.quantization.calibrate import calibrate
 from sentei.quantization.calls import specs_of
 from sentei.quantization.clustered import with_one_scale
 from sentei.quantization.layer import QuantizedModel

@@ -12,8 +12,9 @@ from keras import ops
 
 from sentei.core.errors import SenteiError
 from sentei.core.graph import Tensor
+from sentei.core.samples import batches
 from sentei.core.state import run_on
-from sentei.quantization.calibrate import batches, layer_of
+from sentei.quantization.calibrate import layer_of
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.plan import Float
 from sentei.quantization.quantizer import ActivationQuantizer

@@ -14,8 +14,9 @@ from keras import ops
 
 from sentei.core.errors import SenteiError
 from sentei.core.graph import Node, Tensor
+from sentei.core.samples import batches
 from sentei.quantization import rules
-from sentei.quantization.calibrate import batches, layer_of
+from sentei.quantization.calibrate import layer_of
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.quantizer import ActivationQuantizer
 
