@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -93,14 +94,31 @@ def emitting(quantizers: Sequence[Any]) -> Iterator[None]:
     Yields:
         Nothing.
     """
+    weights = import_module("sentei.quantization.weight_quantizer").WeightQuantizer
     before = [quantizer.emit for quantizer in quantizers]
     try:
         for quantizer in quantizers:
-            quantizer.emit = _emit
+            quantizer.emit = _emit_weight if isinstance(quantizer, weights) else _emit
         yield
     finally:
         for quantizer, emit in zip(quantizers, before, strict=True):
             quantizer.emit = emit
+
+
+def _emit_weight(x: Any, grid: Any) -> Any:
+    """As `_emit`; integers of 2, 3, 5, 6 or 7 bits are held in 8, which changes no result."""
+    kind = grid.kind
+    if kind.bits in _STORED_BITS or kind.bits > 8 or kind.block:
+        return _emit(x, grid)
+    # The file rounds the numbers itself, and would not stop at the ends of this grid.
+    shape = [1] * x.ndim
+    if kind.axis is not None:
+        shape[kind.axis] = -1
+    step = grid.scale.reshape(shape)
+    return _emit(
+        jnp.clip(x, kind.low * step, kind.high * step),
+        replace(grid, kind=replace(kind, bits=8)),
+    )
 
 
 def _emit(x: Any, grid: Any) -> Any:

@@ -1,0 +1,65 @@
+"""Weights of bits that no LiteRT type has: held in 8, on their own grid."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from keras import ops
+
+import sentei
+from sentei.core.errors import UnsupportedModel
+from sentei.litert import flatbuffer
+from sentei.quantization import Custom
+
+X = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            kl.Conv2D(6, 3, activation="relu", name="conv"),
+            kl.DepthwiseConv2D(3, name="depthwise"),
+            kl.Flatten(),
+            kl.Dense(7, name="scores"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("steps", ["largest", "nearest"])
+@pytest.mark.parametrize("bits", [2, 3, 5, 6, 7])
+def test_the_file_holds_the_integers_of_the_narrower_grid(bits, steps, tmp_path):
+    model = network()
+    qmodel = sentei.quantize(model, Custom(weight_bits=bits, weight_steps=steps), calibration=X)
+    sentei.export(qmodel, tmp_path / "m.tflite")  # verifies every tensor
+    high = 2 ** (bits - 1) - 1
+    stored = [
+        (tensor.data().reshape(tensor.shape).astype(int), np.asarray(tensor.quantization.scale))
+        for tensor in flatbuffer.load(tmp_path / "m.tflite").tensors()
+        if tensor.dtype == "int8" and tensor.data() is not None
+    ]
+    kernels = [ops.convert_to_numpy(model.get_layer(n).kernel) for n in ("conv", "depthwise")]
+    # As the file lays them out: output channels first; depthwise: last.
+    wanted = [
+        np.moveaxis(kernels[0], -1, 0),
+        kernels[1].reshape(1, 3, 3, 6),
+        ops.convert_to_numpy(model.get_layer("scores").kernel).T,
+    ]
+    assert len(stored) == len(wanted)
+    for (integers, scale), kernel in zip(stored, wanted, strict=True):
+        axis = 3 if len(kernel) == 1 else 0
+        step = scale.reshape([-1 if i == axis else 1 for i in range(kernel.ndim)])
+        np.testing.assert_array_equal(integers, np.clip(np.rint(kernel / step), -high, high))
+        largest = np.max(np.abs(kernel), axis=tuple(i for i in range(kernel.ndim) if i != axis))
+        if steps == "largest":
+            np.testing.assert_allclose(scale, largest / high, rtol=1e-6)
+        elif bits < 4:  # something is clipped, or the test shows nothing
+            assert (scale < 0.9 * largest / high).any()
+
+
+def test_activations_of_other_bits_are_refused(tmp_path):
+    qmodel = sentei.quantize(network(), Custom(activation_bits=5), calibration=X)
+    with pytest.raises(UnsupportedModel, match="quantized to 5 bits"):
+        sentei.export(qmodel, tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())
