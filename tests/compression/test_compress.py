@@ -1,11 +1,14 @@
 """`sentei.compress`: what it gives back is what it says, measured from outside."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 import sentei
+from sentei import cli
 from sentei.compression.curvature import Statistics, divergence, moments_of, rows_of
 from sentei.compression.scoring import Judge
 from sentei.core.errors import SenteiError
@@ -115,3 +118,23 @@ def test_what_does_not_fit_is_refused():
         Judge(np.zeros((4, 1)), np.zeros(4), None)
     with pytest.raises(SenteiError, match="one number a sample"):
         Judge(np.zeros((4, 2)), np.zeros(4), lambda out, y: out)
+
+
+@pytest.mark.slow
+def test_on_the_command_line(tmp_path, capsys):
+    model, x = network(), samples()
+    model.save(tmp_path / "m.keras")
+    decisions = model.predict(x, verbose=0).argmax(-1)
+    np.savez(tmp_path / "d.npz", image=x, y=decisions)
+    words = ["compress", str(tmp_path / "m.keras"), str(tmp_path / "m.tflite")]
+    given = ["--data", str(tmp_path / "d.npz"), "--labels", "y", "--json"]
+    assert cli.main([*words, *given, "--max-drop", "0.2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    file = tmp_path / "m.tflite"
+    assert found["tflite_bytes"] == file.stat().st_size
+    scores = Runner(file)({"image": x})["scores"]
+    assert np.mean(scores.argmax(-1) == decisions) == pytest.approx(found["chosen"]["score"])
+    assert cli.main([*words, *given]) == 1
+    assert "exists. Give another path, or --force" in capsys.readouterr().err
+    assert cli.main([*words, *given, "--max-drop", "1.5"]) == 2
+    assert "expected a number from 0 to 1, received '1.5'" in capsys.readouterr().err

@@ -14,12 +14,12 @@ from types import FrameType
 from typing import NoReturn
 
 from sentei import __version__
-from sentei.cli import advise, bench, demo, doctor, export, inspect, packing, quantize
+from sentei.cli import advise, bench, compress, demo, doctor, export, inspect, packing, quantize
 from sentei.cli.arguments import Parser
 from sentei.core.errors import SenteiError
 
 # In the order in which the help lists them.
-_COMMANDS = (demo, export, quantize, advise, bench, doctor, inspect, packing)
+_COMMANDS = (demo, export, quantize, compress, advise, bench, doctor, inspect, packing)
 _FAILED, _INTERRUPTED, _TERMINATED, _PIPE_CLOSED = 1, 130, 143, 141
 
 

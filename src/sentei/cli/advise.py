@@ -6,7 +6,7 @@ from typing import Any
 
 from sentei.cli.arguments import command, positive
 from sentei.cli.output import show, working
-from sentei.core.errors import SenteiError
+from sentei.cli.samples import add_samples, read_samples
 
 _HARDWARE = ("cpu", "gpu", "integer", "microcontroller")
 
@@ -27,15 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "model", metavar="MODEL.keras", type=Path, nargs="?", help="the saved model; none: rules"
     )
-    parser.add_argument(
-        "--data",
-        metavar="DATA.npz",
-        type=Path,
-        help="sample inputs, an array per input by name (.npz) or of the one input (.npy)",
-    )
-    parser.add_argument(
-        "--labels", metavar="NAME", help="the array in DATA.npz that holds the class indices"
-    )
+    add_samples(parser)
     parser.add_argument(
         "--hardware", choices=_HARDWARE, default="cpu", help="where it shall run (default cpu)"
     )
@@ -62,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         from sentei.advice import advise
         from sentei.litert.keras_file import load_model
 
-        data, labels = _data(arguments)
+        data, labels = read_samples(arguments)
         advice = advise(
             None if arguments.model is None else load_model(arguments.model),
             data,
@@ -74,24 +66,3 @@ def run(arguments: argparse.Namespace) -> int:
             progress=False,
         )
     return show(advice, arguments.json)
-
-
-def _data(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    if arguments.data is None:
-        if arguments.labels is not None:
-            raise SenteiError("--labels names an array of --data: give that too.")
-        return None, None
-    from sentei.litert.benchmarking import read_inputs
-
-    data: Any = read_inputs(arguments.data)
-    labels = None
-    if arguments.labels is not None:
-        if not isinstance(data, dict) or arguments.labels not in data:
-            known = sorted(data) if isinstance(data, dict) else "one array without a name"
-            raise SenteiError(
-                f"{arguments.data} has no array {arguments.labels!r}. It has {known}."
-            )
-        labels = data.pop(arguments.labels)
-    return (
-        next(iter(data.values())) if isinstance(data, dict) and len(data) == 1 else data
-    ), labels

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ from sentei.compression.curvature import Statistics, batches_of
 from sentei.compression.layers import Matrix, matrices_of, round_biases
 from sentei.compression.scoring import Judge, Score
 from sentei.core.errors import SenteiError
+from sentei.core.files import replaced
 from sentei.core.select import require_built
 from sentei.litert.export import export
 from sentei.litert.runtime import Runner
@@ -75,10 +76,24 @@ class Compressed:
         """Writes the file: packed, or as it runs if the name ends in `.tflite`.
 
         Args:
-            path: Where to.
+            path: Where to; a file that is there is replaced.
+
+        Raises:
+            SenteiError: It cannot be written.
         """
         target = Path(path)
-        target.write_bytes(self.tflite if target.suffix == ".tflite" else self.packed)
+        with replaced(target) as file:
+            file.write_bytes(self.tflite if target.suffix == ".tflite" else self.packed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sizes, scores and candidates as plain data, without model and files."""
+        return {
+            "packed_bytes": len(self.packed),
+            "tflite_bytes": len(self.tflite),
+            "float_score": self.float_score,
+            "chosen": asdict(self.chosen),
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+        }
 
     def __str__(self) -> str:
         lines = [
