@@ -58,6 +58,21 @@ def test_the_file_holds_the_integers_of_the_narrower_grid(bits, steps, tmp_path)
             assert (scale < 0.9 * largest / high).any()
 
 
+def test_depthwise_kernels_of_4_bits_are_held_in_8(tmp_path):
+    """The runtime refused every file of `"int4"` with a depthwise or separable convolution."""
+    x = keras.Input((8, 8, 3))
+    y = kl.SeparableConv2D(4, 3)(kl.DepthwiseConv2D(3)(kl.Conv2D(6, 1)(x)))
+    y = kl.Reshape((4, 16))(y)
+    y = kl.SeparableConv1D(5, 2)(kl.DepthwiseConv1D(2)(y))
+    qmodel = sentei.quantize(keras.Model(x, y), "int4", calibration=X)
+    sentei.export(qmodel, tmp_path / "m.tflite")
+    tensors = flatbuffer.load(tmp_path / "m.tflite").tensors()
+    stored = [t for t in tensors if t.dtype in ("int4", "int8") and t.data() is not None]
+    assert sorted(t.dtype for t in stored) == ["int4"] * 3 + ["int8"] * 4
+    for tensor in stored:
+        assert np.abs(tensor.data().astype(int)).max() == 7
+
+
 def test_activations_of_other_bits_are_refused(tmp_path):
     qmodel = sentei.quantize(network(), Custom(activation_bits=5), calibration=X)
     with pytest.raises(UnsupportedModel, match="quantized to 5 bits"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -98,17 +99,23 @@ def emitting(quantizers: Sequence[Any]) -> Iterator[None]:
     before = [quantizer.emit for quantizer in quantizers]
     try:
         for quantizer in quantizers:
-            quantizer.emit = _emit_weight if isinstance(quantizer, weights) else _emit
+            quantizer.emit = _emit
+            if isinstance(quantizer, weights):
+                quantizer.emit = partial(_emit_weight, depthwise=quantizer.depthwise)
         yield
     finally:
         for quantizer, emit in zip(quantizers, before, strict=True):
             quantizer.emit = emit
 
 
-def _emit_weight(x: Any, grid: Any) -> Any:
-    """As `_emit`; integers of 2, 3, 5, 6 or 7 bits are held in 8, which changes no result."""
+def _emit_weight(x: Any, grid: Any, depthwise: bool) -> Any:
+    """As `_emit`; integers of bits that no operator takes are held in 8, which changes no result.
+
+    That are those of 2, 3, 5, 6 or 7 bits, and of 4 in a depthwise convolution.
+    """
     kind = grid.kind
-    if kind.bits in _STORED_BITS or kind.bits > 8 or kind.block:
+    taken = kind.bits in _STORED_BITS and not (depthwise and kind.bits == 4)
+    if taken or kind.bits > 8 or kind.block:
         return _emit(x, grid)
     # The file rounds the numbers itself, and would not stop at the ends of this grid.
     shape = [1] * x.ndim

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+from keras import layers as kl
 from keras import ops
 
 from sentei.core.graph import Node, Tensor, filled, graph_of, is_graph
@@ -413,6 +414,10 @@ def _weight_quantizer(weight: Weight, number: int) -> WeightQuantizer:
         weight.kind, label=weight.label, learned=weight.steps == "learned", name=f"grid_{number}"
     )
     quantizer.watch(weight.variable)
+    depthwise = getattr(weight.layer, "depthwise_kernel", None)  # of a separable convolution
+    quantizer.depthwise = weight.variable is depthwise or isinstance(
+        weight.layer, (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
+    )
     return quantizer
 
 

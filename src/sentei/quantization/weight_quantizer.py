@@ -30,6 +30,8 @@ class WeightQuantizer(Quantizer):
         learned: Whether training moves the steps.
         step: The variable that holds them, one per scale of the grid; 0: that of the largest
             number.
+        depthwise: Whether the weight is the kernel of a depthwise convolution, which LiteRT has
+            no operator of 4 bits for.
         ratio: What training multiplies them with, if they are learned. Steps are often smaller
             than what Adam moves a variable by at once; their ratios to the first ones are not.
     """
@@ -49,6 +51,7 @@ class WeightQuantizer(Quantizer):
         """
         super().__init__(kind, label=label, **kwargs)
         self.learned = learned
+        self.depthwise = False
 
     def watch(self, variable: Any) -> None:
         """Says whose numbers make the grid.
