@@ -321,7 +321,6 @@ TARGETS = {
     "clustered 32": ("float", 0.3, None),
     "clustered 16": ("float", 0.8, None),
     "PQAT 50 %": ("QAT", 0.3, 0.75),
-    "PCQAT 50 %, 16": ("QAT", 1.0, 0.55),
     "PCQAT 50 %, 16, one scale": ("QAT", 1.0, 0.55),
 }
 
