@@ -22,6 +22,7 @@ from sentei.tfmot.quantization.annotate import (
     quantize_annotate_model,
     require_graph,
 )
+from sentei.tfmot.quantization.registry import Default8BitQuantizeRegistry
 from sentei.tfmot.quantization.schemes import Default8BitQuantizeScheme
 from sentei.tfmot.quantization.translate import setting_for
 
@@ -216,8 +217,7 @@ class _Settings:
         if config is not None:
             return setting_for(config, layer, self.native)
         reason = rules.why_float(layer, 1)
-        known = self.scheme.get_quantize_registry().supports(layer)
-        if annotation.alone and not known:
+        if annotation.alone and not Default8BitQuantizeRegistry().supports(layer):
             raise UnsupportedLayer(
                 f"Layer {layer.name}:{type(layer).__name__} is not supported. You can quantize "
                 "this layer by passing a `tfmot.quantization.keras.QuantizeConfig` instance to the "

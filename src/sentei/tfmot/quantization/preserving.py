@@ -75,7 +75,7 @@ class Default8BitPrunePreserveQuantizeScheme(Default8BitQuantizeScheme):
     """
 
     def native(self) -> Custom:
-        """sentei's scheme for it."""
+        """The scheme of `sentei.quantize` for it."""
         return Keeping(per_channel=super().native().per_channel, zeros=True)
 
 
@@ -91,7 +91,7 @@ class Default8BitClusterPreserveQuantizeScheme(Default8BitQuantizeScheme):
         self.preserve_sparsity = preserve_sparsity
 
     def native(self) -> Custom:
-        """sentei's scheme for it."""
+        """The scheme of `sentei.quantize` for it."""
         return Keeping(zeros=self.preserve_sparsity, clusters=True)
 
 

@@ -32,7 +32,7 @@ class LayerProxy:
         object.__setattr__(self, "_values", values)
         object.__setattr__(self, "_others", others)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # so that isinstance tells the layer's class
         """The layer's class."""
         return type(self._layer)

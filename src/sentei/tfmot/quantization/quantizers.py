@@ -80,9 +80,7 @@ class _Ranged(_Known):
 
     of_tensor_at_first = False
 
-    def __init__(
-        self, num_bits: int, per_axis: bool, symmetric: bool, narrow_range: bool
-    ) -> None:
+    def __init__(self, num_bits: int, per_axis: bool, symmetric: bool, narrow_range: bool) -> None:
         self.num_bits, self.per_axis = num_bits, per_axis
         self.symmetric, self.narrow_range = symmetric, narrow_range
         self._check()
@@ -209,9 +207,7 @@ class FixedQuantizer(_Known):
 
     symmetric = False
 
-    def __init__(
-        self, num_bits: int, init_min: float, init_max: float, narrow_range: bool
-    ) -> None:
+    def __init__(self, num_bits: int, init_min: float, init_max: float, narrow_range: bool) -> None:
         self.num_bits, self.narrow_range = num_bits, narrow_range
         self.init_min, self.init_max = init_min, init_max
         self._check()
@@ -280,10 +276,14 @@ def _state(layer: Any, name: str, shape: tuple[int, ...]) -> Any:
 def _rounded(x: Any, low: Any, high: Any, like: Any, axis: int | None) -> Any:
     """A tensor on the grid that covers a range."""
     narrow = like.narrow_range
-    kind = Kind(like.num_bits, symmetric=like.symmetric, narrow=narrow and like.symmetric, axis=axis)
+    kind = Kind(
+        like.num_bits, symmetric=like.symmetric, narrow=narrow and like.symmetric, axis=axis
+    )
     low, high = (ops.reshape(ops.cast(end, "float32"), (-1,)) for end in (low, high))
     low, high = ops.minimum(low, 0.0), ops.maximum(high, 0.0)
+    full = ops.cast(x, "float32")
     if narrow and not like.symmetric:
+        full = ops.maximum(full, grids.spread(low, tuple(x.shape), kind))
         low = with_lowest(low, high, like.num_bits)
     scale, zero = grids.numbers(low, high, kind)
-    return ops.cast(grids.fake_quantize(ops.cast(x, "float32"), scale, zero, kind), x.dtype)
+    return ops.cast(grids.fake_quantize(full, scale, zero, kind), x.dtype)

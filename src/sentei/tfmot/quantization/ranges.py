@@ -47,7 +47,6 @@ def fix_input_output_range(
     ranges = (input_min, input_max), (output_min, output_max)
     for ends in ranges:
         check_range(*ends)
-    bits = {"activation_bits": num_bits, "ranges": "fixed"}
     plan = layer.plan
     inputs = {t: i for i, t in enumerate(tensors_in(plan.graph.inputs))}
     ends_of: dict[str, tuple[float, float]] = {}
@@ -56,13 +55,13 @@ def fix_input_output_range(
         label = plan.of_tensor.get(tensor)
         if label is not None and not any(plan.of_tensor.get(t) == label for t in inputs):
             name = label.partition("#")[0].partition(":")[0]
-            layers[f"/{name}"] = replace(plan.activations[label].scheme, **bits)
+            layers[f"/{name}"] = _fixed(plan.activations[label].scheme, num_bits)
             ends_of[label] = ranges[1]
     for tensor in inputs:
         if tensor in plan.of_tensor:
             ends_of[plan.of_tensor[tensor]] = ranges[0]
     default, own = _apart(layer, layers)
-    fixed = remade(model, replace(default, **bits), own)
+    fixed = remade(model, _fixed(default, num_bits), own)
     found = _require_quantized(fixed)
     for label, (low, high) in ends_of.items():
         low = with_lowest(low, high, num_bits) if narrow_range else low
@@ -111,17 +110,19 @@ def remade(model: Any, scheme: Custom, layers: Mapping[str, Any]) -> Any:
     return keras.Model(model.input, layer(model.input), name=model.name)
 
 
+def _fixed(scheme: Custom, bits: int) -> Custom:
+    return replace(scheme, activation_bits=bits, ranges="fixed")
+
+
 def _take_over(layer: Any, earlier: Any) -> None:
     """Gives a layer the state of another one of the same making."""
     if type(layer) is not type(earlier) or len(layer.variables) != len(earlier.variables):
         return
-    if isinstance(layer, ActivationQuantizer):
-        if earlier.calibrated:
-            low, high = (float(ops.convert_to_numpy(v)[0]) for v in (earlier.low, earlier.high))
-            layer.set_range(low, high)
-        return
+    if isinstance(layer, ActivationQuantizer) and earlier.calibrated:
+        layer.set_range(*(float(ops.convert_to_numpy(v)[0]) for v in (earlier.low, earlier.high)))
     for variable, value in zip(layer.variables, earlier.variables, strict=True):
-        variable.assign(value)
+        # Numbers, not the tensor: JAX gives the memory of tensors it trains on to others.
+        variable.assign(ops.convert_to_numpy(value))
 
 
 def _apart(layer: QuantizedModel, changed: Mapping[str, Any]) -> tuple[Custom, dict[str, Any]]:

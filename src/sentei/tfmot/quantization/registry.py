@@ -278,7 +278,7 @@ class Default8BitQuantizeRegistry(QuantizeRegistry):
                 "write a QuantizeConfig for it."
             )
         role = rules.role(layer)[0]
-        weights = [variable.name for variable, _ in rules.kernels(layer)]
+        weights = list(rules.kernel_axes(layer))
         if role == "contraction":
             conv = not isinstance(layer, (kl.Dense, kl.EinsumDense)) and not self._disable_per_axis
             return self._config(conv, weights, ["activation"], False)

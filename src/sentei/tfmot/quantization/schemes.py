@@ -89,7 +89,7 @@ class Default8BitQuantizeScheme(QuantizeScheme):
         return Default8BitQuantizeRegistry(self._disable_per_axis)
 
     def native(self) -> Custom:
-        """sentei's scheme for it."""
+        """The scheme of `sentei.quantize` for it."""
         return Custom(per_channel=False if self._disable_per_axis else None)
 
 
@@ -123,7 +123,7 @@ class DefaultNBitQuantizeScheme(Default8BitQuantizeScheme):
         )
 
     def native(self) -> Custom:
-        """sentei's scheme for it."""
+        """The scheme of `sentei.quantize` for it."""
         return Custom(
             self._num_bits_weight,
             self._num_bits_activation,

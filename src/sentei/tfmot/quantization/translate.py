@@ -1,4 +1,4 @@
-"""From a `QuantizeConfig` to sentei's own scheme of a layer, where it says what a scheme can say."""
+"""From a `QuantizeConfig` to a scheme of `sentei.quantize`, where a scheme can say the same."""
 
 from __future__ import annotations
 

@@ -128,8 +128,20 @@ class QuantizeWrapper(Wrapping):
             **named: The same.
         """
         super().build(*shapes, **named)
-        if not self.layer.built and shapes:
-            self.layer(keras.KerasTensor(shapes[0]))
+        self._make_quantizers(shapes[0] if shapes else None)
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds the layer and the quantizers' variables as they were.
+
+        Args:
+            config: What `get_build_config` gave.
+        """
+        super().build_from_config(config)
+        self._make_quantizers(config.get("input_shape"))
+
+    def _make_quantizers(self, shape: Any) -> None:
+        if not self.layer.built and shape is not None:
+            self.layer(_symbols(shape))
         proxy, config = LayerProxy(self.layer), self.quantize_config
         self._weights_of = tuple(
             _weight(variable, _built(quantizer, variable.shape, variable.name, self))
@@ -142,8 +154,8 @@ class QuantizeWrapper(Wrapping):
             )
         )
         for quantizer in config.get_output_quantizers(proxy)[:1]:
-            shape = self.layer.compute_output_shape(*shapes, **named) if shapes else None
-            self._output_of = _built(quantizer, shape, "output", self)
+            spec = None if shape is None else self.layer.compute_output_spec(_symbols(shape))
+            self._output_of = _built(quantizer, getattr(spec, "shape", None), "output", self)
 
     def run(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """The layer's output, computed as the config says.
@@ -261,6 +273,13 @@ def require_layer(name: str, layer: Any) -> None:
             f"`{name}` can only be a `keras.layers.Layer` instance. You passed an instance of "
             f"type: {type(layer).__name__}."
         )
+
+
+def _symbols(shape: Any) -> Any:
+    """Symbols of one shape, or of a list of them."""
+    if all(size is None or isinstance(size, int) for size in shape):
+        return keras.KerasTensor(tuple(shape))
+    return [_symbols(one) for one in shape]
 
 
 def _input_shapes(layer: Any) -> tuple[Any, ...]:
