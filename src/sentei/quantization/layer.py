@@ -15,7 +15,6 @@ from sentei.quantization.calls import Rounded, plan_subclassed, rounding_calls
 from sentei.quantization.freezing import Freezing
 from sentei.quantization.inside import gated, rounding_inside
 from sentei.quantization.integers import Exact, emitted
-from sentei.quantization.own_code import OwnCode
 from sentei.quantization.plan import Activation, Plan, Weight, plan_graph
 from sentei.quantization.quantizer import (
     ActivationQuantizer,
@@ -75,7 +74,7 @@ class QuantizedModel(keras.layers.Layer):
         for label, activation in self.plan.activations.items():
             if activation.weight is None:
                 self.by_name[label] = _activation_quantizer(activation, len(self.by_name))
-        self.stand_ins = _stand_ins(self.plan, self.settings)
+        self.stand_ins = self.settings.stand_ins(self.plan.graph.nodes)
         self.settings.check_used(float_model)
         self.applied = _Applied(name="applied")
         self.freezing = Freezing(self, scheme.batch_norm_frozen_after)
@@ -407,16 +406,6 @@ def _plan(model: Any, settings: Settings, specs: Any) -> tuple[Plan, dict[str, R
     if is_graph(model):
         return plan_graph(model, graph_of(model), settings.scheme_of), {}
     return plan_subclassed(model, specs, settings.scheme_of)
-
-
-def _stand_ins(plan: Plan, settings: Settings) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for node in plan.graph.nodes:
-        name = node.name.partition(":")[0]
-        setting = settings.of(node.operation, name)
-        if isinstance(setting, OwnCode) and name not in found:
-            found[name] = setting.around(node.operation)
-    return found
 
 
 def _weight_quantizer(weight: Weight, number: int) -> WeightQuantizer:

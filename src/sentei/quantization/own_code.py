@@ -24,3 +24,16 @@ class OwnCode(ABC):
         Args:
             layer: A built layer of the float model, which stays as it is.
         """
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> OwnCode:
+        """What `get_config` described.
+
+        Args:
+            config: What it gave.
+        """
+        return cls(**config)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sentei.core.errors import SenteiError
+from sentei.core.errors import SenteiError, UnsupportedModel
+from sentei.core.graph import Node
 from sentei.core.select import sublayers
 from sentei.quantization.own_code import OwnCode
 from sentei.quantization.scheme import Custom, scheme_of
@@ -81,6 +82,28 @@ class Settings:
                 self.used.add(name)
                 return setting
         return self.default
+
+    def stand_ins(self, nodes: Sequence[Node]) -> dict[str, Any]:
+        """What runs in place of layers that have code of the user's own, by their paths.
+
+        Args:
+            nodes: The model's graph; empty of a subclassed model.
+
+        Raises:
+            UnsupportedModel: There is such code for a subclassed model.
+        """
+        if not nodes and any(isinstance(own, OwnCode) for own in self.own.values()):
+            raise UnsupportedModel(
+                "An OwnCode is for layers of a Sequential or Functional model: a subclassed one "
+                "calls its layers itself. Write the code into the layer."
+            )
+        found: dict[str, Any] = {}
+        for node in nodes:
+            path = node.name.partition(":")[0]
+            setting = self.of(node.operation, path)
+            if isinstance(setting, OwnCode) and path not in found:
+                found[path] = setting.around(node.operation)
+        return found
 
     def check_used(self, model: Any) -> None:
         """Checks that every name fitted a layer.

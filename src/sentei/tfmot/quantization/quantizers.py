@@ -14,6 +14,7 @@ from sentei.quantization.grid import Kind
 
 # As in sentei's own moving ranges: the n-th batch weighs max(1 - momentum, 1 / n).
 _MOMENTUM = 0.99
+_LONG = 1e6
 
 
 class Quantizer(abc.ABC):
@@ -96,7 +97,11 @@ class _Ranged(_Known):
 
     def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> Any:
         """See `Quantizer`."""
-        low, high, seen = (weights[f"{name}_var"] for name in ("min", "max", "seen"))
+        inputs = ops.convert_to_tensor(inputs)
+        low, high = weights["min_var"], weights["max_var"]
+        # A subclass that makes its own variables, as in the original, has a range from the start.
+        count = weights.get("seen_var")
+        seen = _LONG if count is None else count.value
         axis = len(inputs.shape) - 1 if len(low.shape) else None
         full = ops.stop_gradient(ops.cast(inputs, "float32"))
         axes = None if axis is None else tuple(range(axis))
@@ -104,8 +109,10 @@ class _Ranged(_Known):
         if training:
             self.follow(low, seen, least, ops.minimum)
             self.follow(high, seen, most, ops.maximum)
-            seen.assign(seen.value + 1.0)
-        known = seen.value > 0
+            if count is not None:
+                count.assign(seen + 1.0)
+                seen = seen + 1.0
+        known = seen > 0
         if self.of_tensor_at_first:
             least, most = ops.where(known, low.value, least), ops.where(known, high.value, most)
             return _rounded(inputs, least, most, self, axis)
@@ -117,7 +124,7 @@ class _Ranged(_Known):
 
         Args:
             end: The variable that holds it.
-            seen: The variable that counts the batches before this one.
+            seen: How many batches there were before this one.
             value: That of this batch.
             further: Which of two is further out.
         """
@@ -168,7 +175,7 @@ class MovingAverageQuantizer(_Ranged):
 
     def follow(self, end: Any, seen: Any, value: Any, further: Any) -> None:
         """See the base class."""
-        share = ops.maximum(1.0 - _MOMENTUM, 1.0 / (seen.value + 1.0))
+        share = ops.maximum(1.0 - _MOMENTUM, 1.0 / (seen + 1.0))
         end.assign(end.value + share * (value - end.value))
 
 
@@ -270,7 +277,7 @@ def with_lowest(low: Any, high: Any, bits: int) -> Any:
 
 
 def _state(layer: Any, name: str, shape: tuple[int, ...]) -> Any:
-    return layer.add_weight(name, shape=shape, initializer="zeros", trainable=False)
+    return layer.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
 
 
 def _rounded(x: Any, low: Any, high: Any, like: Any, axis: int | None) -> Any:

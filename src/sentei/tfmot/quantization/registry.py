@@ -282,6 +282,8 @@ class Default8BitQuantizeRegistry(QuantizeRegistry):
         if role == "contraction":
             conv = not isinstance(layer, (kl.Dense, kl.EinsumDense)) and not self._disable_per_axis
             return self._config(conv, weights, ["activation"], False)
+        if isinstance(layer, kl.Activation):
+            return Default8BitActivationQuantizeConfig(role not in ("transparent", "function"))
         moves = role in ("same_input", "transparent", "lookup")
         return self._config(False, weights, [], not moves)
 
