@@ -527,6 +527,10 @@ class Subclassed(keras.Model):
         (lambda: annotate(kl.Dense(2), "config"), "QuantizeConfig.*str"),
         (lambda: quantization.quantize_apply(dense()), "at least one layer"),
         (
+            lambda: quantization.quantize_model(quantization.quantize_model(dense())),
+            r"quantized already.*sentei\.strip",
+        ),
+        (
             lambda: quantization.quantize_apply(keras.Sequential([annotate(kl.Dense(2))])),
             "must be a built model",
         ),

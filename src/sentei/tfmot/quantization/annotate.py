@@ -9,6 +9,7 @@ import keras
 
 from sentei.core.errors import SenteiError
 from sentei.core.graph import is_graph
+from sentei.quantization import quantized
 from sentei.tfmot.annotation import rewrapped
 from sentei.tfmot.quantization.config import QuantizeConfig
 from sentei.tfmot.quantization.wrapper import require_layer
@@ -105,7 +106,7 @@ def require_graph(name: str, model: Any) -> None:
         model: What the user passed.
 
     Raises:
-        SenteiError: It is not.
+        SenteiError: It is not, or it is quantized.
     """
     if model is None:
         raise SenteiError(f"`{name}` cannot be None.")
@@ -118,4 +119,9 @@ def require_graph(name: str, model: Any) -> None:
         raise SenteiError(
             f"`{name}` can only either be a keras Sequential or Functional model. Received: "
             f"{type(model).__name__}, a subclassed model, which sentei.quantize takes."
+        )
+    if quantized(model) is not None:
+        raise SenteiError(
+            f"`{name}` is quantized already: {model.name!r}. Call sentei.strip(model) for the float "
+            "model, and quantize that."
         )
