@@ -479,9 +479,15 @@ class Scheme(quantization.QuantizeScheme):
         return quantization.default_8bit.Default8BitQuantizeLayoutTransform()
 
 
-def test_scheme_of_ones_own():
+class Extended(quantization.default_8bit.Default8BitQuantizeScheme):
+    def get_quantize_registry(self):
+        return Registry()
+
+
+@pytest.mark.parametrize("scheme", [Scheme, Extended])
+def test_scheme_of_ones_own(scheme):
     model = quantization.quantize_annotate_model(dense())
-    qmodel = quantization.quantize_apply(model, Scheme())
+    qmodel = quantization.quantize_apply(model, scheme())
     kernel, bias, second, other = model.get_weights()
     hidden = np.maximum(X @ fake_kernel(kernel, 4) + bias, 0)
     np.testing.assert_allclose(predict(qmodel), hidden @ fake_kernel(second, 4) + other, atol=1e-5)

@@ -122,6 +122,6 @@ def require_graph(name: str, model: Any) -> None:
         )
     if quantized(model) is not None:
         raise SenteiError(
-            f"`{name}` is quantized already: {model.name!r}. Call sentei.strip(model) for the float "
-            "model, and quantize that."
+            f"`{name}` is quantized already: {model.name!r}. Call sentei.strip(model) for the "
+            "float model, and quantize that."
         )

@@ -23,7 +23,7 @@ from sentei.tfmot.quantization.annotate import (
     require_graph,
 )
 from sentei.tfmot.quantization.registry import Default8BitQuantizeRegistry
-from sentei.tfmot.quantization.schemes import Default8BitQuantizeScheme
+from sentei.tfmot.quantization.schemes import Default8BitQuantizeScheme, says_itself
 from sentei.tfmot.quantization.translate import setting_for
 
 
@@ -138,7 +138,7 @@ def _transformed(
     model: Any, annotations: dict[int, QuantizeAnnotate], scheme: Any
 ) -> tuple[Any, dict[int, QuantizeAnnotate]]:
     """What a scheme's own layout transform makes of a model."""
-    if isinstance(scheme, Default8BitQuantizeScheme):
+    if not says_itself(scheme, "get_layout_transformer"):
         return model, annotations
     layers = [layer for layer, _ in sublayers(model)]
     asked = {
@@ -146,12 +146,15 @@ def _transformed(
         for layer in layers
         if id(layer) in annotations
     }
+    alone = {layer.name for layer in layers if getattr(annotations.get(id(layer)), "alone", False)}
     model, asked = scheme.get_layout_transformer().apply(model, asked)
-    return model, {
-        id(layer): QuantizeAnnotate(layer, asked[layer.name].get("quantize_config"))
-        for layer, _ in sublayers(model)
-        if layer.name in asked and not isinstance(layer, (keras.Model, keras.layers.InputLayer))
-    }
+    found = {}
+    for layer, _ in sublayers(model):
+        if layer.name in asked and not isinstance(layer, (keras.Model, keras.layers.InputLayer)):
+            annotation = QuantizeAnnotate(layer, asked[layer.name].get("quantize_config"))
+            annotation.alone = layer.name in alone
+            found[id(layer)] = annotation
+    return model, found
 
 
 class _Settings:
@@ -210,7 +213,7 @@ class _Settings:
 
     def _setting(self, annotation: QuantizeAnnotate, layer: Any) -> Any:
         config = annotation.quantize_config
-        if config is None and not isinstance(self.scheme, Default8BitQuantizeScheme):
+        if config is None and says_itself(self.scheme, "get_quantize_registry"):
             own = self.scheme.get_quantize_registry()
             if getattr(own, "supports", lambda _: True)(layer):
                 config = own.get_quantize_config(layer)

@@ -70,6 +70,16 @@ class QuantizeScheme(abc.ABC):
         raise NotImplementedError("Must be implemented in subclasses.")
 
 
+def says_itself(scheme: Any, method: str) -> bool:
+    """Whether a scheme has a method of the user's own, also one that extends a default scheme.
+
+    Args:
+        scheme: A `QuantizeScheme`.
+        method: The method's name.
+    """
+    return getattr(type(scheme), method).__module__ != __name__
+
+
 class Default8BitQuantizeScheme(QuantizeScheme):
     """LiteRT's 8 bits: int8 weights, on a scale per channel, and int8 activations.
 
