@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from keras import ops
 from sentei.clustering import Clustering
 from sentei.clustering.rule import ClusteredWeight
 from sentei.core.install import attach, find, require_compiled
+from sentei.core.project import Projection
 from sentei.core.select import Weight, select
 from sentei.sparsity import KeptZeros
 
@@ -42,6 +44,27 @@ def preserve(model: Any, sparsity: bool = True, clusters: bool = True) -> Any:
     require_compiled(model)
     projected = find(model)
     rules = list(projected.projections) if projected is not None else []
+    for rule in rules_that_keep(model, rules, sparsity, clusters):
+        attach(model, rule)
+    clustering = [rule for rule in rules if isinstance(rule, Clustering)]
+    if sparsity and any(not rule.preserve_sparsity for rule in clustering):
+        for rule in clustering:  # its weights are on their centroids: a zero is the cluster of zero
+            rule.preserve_sparsity = True
+        model.train_function = None
+    return model
+
+
+def rules_that_keep(
+    model: Any, rules: Sequence[Projection], sparsity: bool = True, clusters: bool = True
+) -> list[Projection]:
+    """The rules that keep the zeros and the clusters of a model, beside those it has.
+
+    Args:
+        model: a built Keras model.
+        rules: the rules that work on it already.
+        sparsity: as for `preserve`.
+        clusters: as for `preserve`.
+    """
     clustering = [rule for rule in rules if isinstance(rule, Clustering)]
     held = frozenset().union(*(rule.positions for rule in clustering))
     zeros: list[Weight] = []
@@ -56,17 +79,10 @@ def preserve(model: Any, sparsity: bool = True, clusters: bool = True) -> Any:
             grouped.append(found)
         elif sparsity and weight.index not in held and np.any(values == 0):
             zeros.append(weight)
-    if sparsity and any(not rule.preserve_sparsity for rule in clustering):
-        for rule in clustering:  # its weights are on their centroids: a zero is the cluster of zero
-            rule.preserve_sparsity = True
-        model.train_function = None
     kept = [rule for rule in rules if isinstance(rule, KeptZeros)]
     zeros = [weight for weight in zeros if not any(_keeps(rule, weight, model) for rule in kept)]
-    if zeros:
-        attach(model, KeptZeros(zeros))
-    if grouped:
-        attach(model, Clustering(grouped, preserve_sparsity=sparsity))
-    return model
+    keeping: list[Projection] = [KeptZeros(zeros)] if zeros else []
+    return [*keeping, Clustering(grouped, preserve_sparsity=sparsity)] if grouped else keeping
 
 
 def _kernels(model: Any) -> list[Weight]:

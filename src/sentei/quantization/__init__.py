@@ -7,6 +7,7 @@ from sentei.quantization.equalize import equalize
 from sentei.quantization.grid import Grid, Kind
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.observers import OBSERVERS
+from sentei.quantization.own_code import OwnCode
 from sentei.quantization.plan import Plan
 from sentei.quantization.quantize import quantize, quantized, quantizers
 from sentei.quantization.quantizer import Quantizer
@@ -23,6 +24,7 @@ __all__ = [
     "Int8",
     "Int16x8",
     "Kind",
+    "OwnCode",
     "Plan",
     "QuantizedModel",
     "Quantizer",

@@ -11,13 +11,13 @@ from keras import ops
 from sentei.core.select import sublayers
 from sentei.quantization import rules
 from sentei.quantization.scheme import Custom
-from sentei.quantization.settings import Settings
+from sentei.quantization.settings import Setting, Settings
 
 _MOST_VALUES = 256
 _SAMPLE = 4096
 
 
-def with_one_scale(model: Any, default: Custom, own: Any) -> dict[str, Custom | None]:
+def with_one_scale(model: Any, default: Custom, own: Any) -> dict[str, Setting]:
     """Schemes of single layers, with one scale for the kernels of those that are clustered.
 
     A scale per channel turns the n values of a kernel into n integers in every channel, others in
@@ -33,7 +33,7 @@ def with_one_scale(model: Any, default: Custom, own: Any) -> dict[str, Custom | 
         The same, with the clustered layers before them.
     """
     settings = Settings(default, own)
-    found: dict[str, Custom | None] = {}
+    found: dict[str, Setting] = {}
     for layer, holders in sublayers(model):
         path = "/".join([*(holder.name for holder in holders[1:]), layer.name])
         scheme = settings.scheme_of(layer, path)

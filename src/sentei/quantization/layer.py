@@ -43,6 +43,7 @@ class QuantizedModel(keras.layers.Layer):
         quantizers: All quantizers by name, in a fixed order.
         in_integers: Whether inference computes in integers what can be, as the file does; when
             false, it computes as in training.
+        stand_ins: What runs in place of layers that have code of the user's own, by their names.
     """
 
     runs_float_model = True  # what sentei.strip looks for
@@ -76,6 +77,7 @@ class QuantizedModel(keras.layers.Layer):
         for label, activation in self.plan.activations.items():
             if activation.weight is None:
                 self.by_name[label] = _activation_quantizer(activation, len(self.by_name))
+        self.stand_ins = self.settings.stand_ins(self.plan.graph.nodes)
         self.settings.check_used(float_model)
         self.applied = _Applied(name="applied")
         self.freezing = Freezing(self, scheme.batch_norm_frozen_after)
@@ -262,6 +264,7 @@ class QuantizedModel(keras.layers.Layer):
         inside = bias if bias is not None and self.plan.biases[node.index].hidden else None
         product = self._product(node.index, scales)
         with rounding_inside(node.operation, hidden, rounded, inside, product) as function:
+            function = self.stand_ins.get(node.name.partition(":")[0], function)
             found = self.freezing.call(function, args, kwargs, training)
             results = list(keras.tree.flatten(found))
         return results if bias is None or inside is not None else [bias(results[0])]

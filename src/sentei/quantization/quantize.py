@@ -20,6 +20,7 @@ from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.quantizer import Quantizer
 from sentei.quantization.rated_model import RatedModel, has_price
 from sentei.quantization.scheme import Custom, scheme_of
+from sentei.quantization.settings import Setting, setting_of
 from sentei.quantization.steps import find_steps
 
 
@@ -47,7 +48,7 @@ def quantize(
             `DataLoader` of batches. Without, activations stay float until `calibrate` is called
             or until training has shown their ranges, which then follow the batches.
         layers: From a layer's name, a path of names or a regular expression to a scheme of its
-            own, or None to leave the layer float.
+            own, or None to leave the layer float (or to a `sentei.quantization.OwnCode`).
         strict: Whether to refuse a model of which something would stay float.
 
     Returns:
@@ -85,18 +86,17 @@ def quantize(
     return qmodel
 
 
-def _observing(scheme: Custom) -> Custom:
+def _observing(setting: Setting) -> Any:
     """A scheme whose ranges come from the batches of training, unless they are learned."""
-    return replace(scheme, ranges="moving") if scheme.ranges == "fixed" else scheme
+    if isinstance(setting, Custom) and setting.ranges == "fixed":
+        return replace(setting, ranges="moving")
+    return setting
 
 
 def _own_observing(layers: Any) -> Any:
     if not isinstance(layers, Mapping):
         return layers
-    return {
-        name: None if given is None else _observing(scheme_of(given))
-        for name, given in layers.items()
-    }
+    return {name: _observing(setting_of(given)) for name, given in layers.items()}
 
 
 def quantized(model: Any) -> QuantizedModel | None:

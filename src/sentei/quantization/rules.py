@@ -218,15 +218,29 @@ def kernels(layer: Any) -> list[tuple[Any, int | None]]:
         rank = len(layer.kernel.shape)
         # With several axes of channels (attention heads) LiteRT has no scale for each.
         return [(layer.kernel, rank - 1 if rank == 2 else None)]
-    found: dict[str, tuple[Any, int | None]] = {}
+    found: list[tuple[Any, int | None]] = []
+    for name, axis in kernel_axes(layer).items():
+        own: list[Any] = [variable for variable in layer.weights if variable.name == name][:1]
+        found += [(v, None if axis is None else len(v.shape) + axis) for v in own]
+    return found
+
+
+def kernel_axes(layer: Any) -> dict[str, int | None]:
+    """The names of the weights of a layer that are stored as integers, also before it is built.
+
+    Args:
+        layer: Any Keras layer; only its own weights count, not those of layers within it.
+
+    Returns:
+        From each name to the axis of its channels, counted from the end; None for one scale.
+    """
+    if isinstance(layer, kl.EinsumDense):
+        return {"kernel": None}
+    found: dict[str, int | None] = {}
     for classes, name, axis in _WEIGHTS:
         if isinstance(layer, classes):
-            own: list[Any] = layer.weights
-            for variable in own:
-                if variable.name == name:
-                    front = None if axis is None else len(variable.shape) + axis
-                    found.setdefault(name, (variable, front))
-    return list(found.values())
+            found.setdefault(name, axis)
+    return found
 
 
 def biases(layer: Any) -> list[Any]:

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sentei.core.errors import SenteiError
+from sentei.core.errors import SenteiError, UnsupportedModel
+from sentei.core.graph import Node
 from sentei.core.select import sublayers
+from sentei.quantization.own_code import OwnCode
 from sentei.quantization.scheme import Custom, scheme_of
+
+Setting = Custom | OwnCode | None
+
+
+def setting_of(given: Any) -> Setting:
+    """A layer's setting from what the user said.
+
+    Args:
+        given: A scheme or its name, an `OwnCode`, or None: float.
+
+    Raises:
+        SenteiError: It is none of these.
+    """
+    return given if given is None or isinstance(given, OwnCode) else scheme_of(given)
 
 
 class Settings:
@@ -17,8 +33,8 @@ class Settings:
 
     Attributes:
         default: The scheme of layers that are not named.
-        own: From names (or regular expressions) to a scheme, or None: float. A name that begins
-            with a slash is a whole path.
+        own: From names (or regular expressions) to a scheme, code of the user's own, or None:
+            float. A name that begins with a slash is a whole path.
     """
 
     def __init__(self, default: Custom, layers: Mapping[str, Any] | None) -> None:
@@ -26,7 +42,7 @@ class Settings:
 
         Args:
             default: The scheme of layers that are not named.
-            layers: From names to a scheme, a scheme's name, or None.
+            layers: From names to a scheme, a scheme's name, an `OwnCode`, or None.
 
         Raises:
             SenteiError: It is no such mapping.
@@ -37,14 +53,21 @@ class Settings:
                 f"Received: {type(layers).__name__}."
             )
         self.default = default
-        self.own = {
-            name: None if given is None else scheme_of(given)
-            for name, given in (layers or {}).items()
-        }
+        self.own = {name: setting_of(given) for name, given in (layers or {}).items()}
         self.used: set[str] = set()
 
     def scheme_of(self, layer: Any, path: str) -> Custom | None:
-        """A layer's scheme.
+        """A layer's scheme; None if it has none: it stays float, or runs by the user's own code.
+
+        Args:
+            layer: The layer or operation; None for an input of the model.
+            path: Its name with those of the models around it.
+        """
+        setting = self.of(layer, path)
+        return None if isinstance(setting, OwnCode) else setting
+
+    def of(self, layer: Any, path: str) -> Setting:
+        """A layer's setting.
 
         Args:
             layer: The layer or operation; None for an input of the model.
@@ -54,11 +77,33 @@ class Settings:
         names = {f"/{path}", *parts, *("/".join(parts[: n + 1]) for n in range(len(parts)))}
         if layer is None:
             return self.default
-        for name, scheme in self.own.items():
+        for name, setting in self.own.items():
             if name in names or any(re.fullmatch(name, own) for own in names):
                 self.used.add(name)
-                return scheme
+                return setting
         return self.default
+
+    def stand_ins(self, nodes: Sequence[Node]) -> dict[str, Any]:
+        """What runs in place of layers that have code of the user's own, by their paths.
+
+        Args:
+            nodes: The model's graph; empty of a subclassed model.
+
+        Raises:
+            UnsupportedModel: There is such code for a subclassed model.
+        """
+        if not nodes and any(isinstance(own, OwnCode) for own in self.own.values()):
+            raise UnsupportedModel(
+                "An OwnCode is for layers of a Sequential or Functional model: a subclassed one "
+                "calls its layers itself. Write the code into the layer."
+            )
+        found: dict[str, Any] = {}
+        for node in nodes:
+            path = node.name.partition(":")[0]
+            setting = self.of(node.operation, path)
+            if isinstance(setting, OwnCode) and path not in found:
+                found[path] = setting.around(node.operation)
+        return found
 
     def check_used(self, model: Any) -> None:
         """Checks that every name fitted a layer.

@@ -7,12 +7,12 @@ from sentei import tfmot
 ```
 
 Importing this makes `keras.Model.compile` put the rules on the optimizer that pruned or clustered
-layers ask for (`sentei.tfmot.attach`).
+layers ask for, and quantized models that keep zeros or clusters (`sentei.tfmot.attach`).
 """
 
-from sentei.tfmot import clustering, sparsity
+from sentei.tfmot import clustering, experimental, quantization, sparsity
 from sentei.tfmot.attach import watch_compile
 
-__all__ = ["clustering", "sparsity"]
+__all__ = ["clustering", "experimental", "quantization", "sparsity"]
 
 watch_compile()

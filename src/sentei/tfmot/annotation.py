@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from sentei.core.graph import is_graph
 from sentei.core.install import strip
 from sentei.core.project import Projection
 from sentei.core.select import Selected, children, select, sublayers
+from sentei.tfmot.wrapping import Wrapping
 
 
 class Wish(Protocol):
@@ -32,107 +32,16 @@ class Wish(Protocol):
         """The rules for some layers of a built model."""
 
 
-class Annotated(keras.layers.Layer):
+class Annotated(Wrapping):
     """A layer, and what shall be done to its weights. It computes what the layer computes.
 
-    It holds no weights of its own and is called as the layer is called. What it says takes effect
-    when the model is compiled (`sentei.tfmot.attach`).
+    What it says takes effect when the model is compiled (`sentei.tfmot.attach`).
 
     Attributes:
-        layer: The layer.
         wish: What shall be done.
-        prefix: How the names of such wrappers begin.
     """
 
-    prefix = "annotated_"
     wish: Wish
-
-    def __init__(self, layer: Any, **kwargs: Any) -> None:
-        if not isinstance(layer, keras.layers.Layer):
-            raise SenteiError(
-                f"{type(self).__name__} wraps a Keras layer. Received: {layer!r} of type "
-                f"{type(layer).__name__}."
-            )
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return layer(*args, **kwargs)
-
-        # Keras looks at the signatures to know what a layer takes: queries, masks, states.
-        call.__signature__ = inspect.signature(layer.call)  # type: ignore[attr-defined]
-        self.call = call
-        self.build.__signature__ = inspect.signature(layer.build)  # type: ignore[attr-defined]
-        kwargs.setdefault("name", f"{self.prefix}{layer.name}")
-        kwargs.setdefault("dtype", layer.dtype_policy)
-        super().__init__(**kwargs)
-        self.autocast = False  # the layer casts its inputs itself
-        self.layer = layer
-        self.supports_masking = layer.supports_masking
-        # The first layer of a Sequential model may carry the shape of its inputs.
-        shape = getattr(layer, "_input_shape_arg", None)
-        if shape is not None and getattr(self, "_input_shape_arg", None) is None:
-            self._input_shape_arg = shape
-
-    def build(self, *shapes: Any, **named: Any) -> None:
-        """Builds the layer; one that is built by being called is left to that.
-
-        Args:
-            *shapes: As the layer's `build` takes them.
-            **named: The same.
-        """
-        # A layer that takes its weights from its parts has no `build`: calling it builds them.
-        if not self.layer.built and type(self.layer).build is not keras.layers.Layer.build:
-            self.layer.build(*shapes, **named)
-        self.built = True
-
-    def get_build_config(self) -> dict[str, Any] | None:
-        """The layer's."""
-        return self.layer.get_build_config()
-
-    def build_from_config(self, config: dict[str, Any]) -> None:
-        """Builds the layer as it was.
-
-        Args:
-            config: What `get_build_config` gave.
-        """
-        if not self.layer.built:
-            self.layer.build_from_config(config)
-        self.built = True
-
-    def compute_mask(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's."""
-        return self.layer.compute_mask(*args, **kwargs)
-
-    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's."""
-        return self.layer.compute_output_shape(*args, **kwargs)
-
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's."""
-        if self.layer.built:
-            return self.layer.compute_output_spec(*args, **kwargs)
-        return keras.Operation.compute_output_spec(self, *args, **kwargs)
-
-    def settings(self) -> dict[str, Any]:
-        """What shall be done, as the constructor takes it."""
-        raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        serialized = {
-            name: keras.saving.serialize_keras_object(value)
-            for name, value in {"layer": self.layer, **self.settings()}.items()
-        }
-        return {**super().get_config(), **serialized}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Annotated:
-        """The wrapper that `get_config` described.
-
-        Args:
-            config: What it gave.
-        """
-        load = keras.saving.deserialize_keras_object
-        return cls(**{k: load(v) if isinstance(v, dict) else v for k, v in config.items()})
 
 
 # Subclassed models have no layers that could be put in another's place: wishes about a whole one.
@@ -168,8 +77,12 @@ def wishes(model: Any) -> list[tuple[Any, Wish]]:
     """
     found: list[tuple[Any, Wish]] = []
     for layer, _ in sublayers(model):
+        # A quantized model's scheme may say what its weights shall keep.
+        wish = getattr(getattr(layer, "scheme", None), "wish", None)
         if isinstance(layer, Annotated):
             found.append((layer, layer.wish))
+        elif wish is not None:
+            found.append((layer, wish))
         elif layer in _WISHES:
             found += [(layer, wish) for wish in _WISHES[layer]]
     return found

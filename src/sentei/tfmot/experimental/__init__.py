@@ -1,0 +1,5 @@
+"""`tfmot.experimental`."""
+
+from sentei.tfmot.experimental import combine
+
+__all__ = ["combine"]

@@ -1,0 +1,5 @@
+"""Quantization-aware training, by the old toolkit's names."""
+
+from sentei.tfmot.quantization import keras
+
+__all__ = ["keras"]
