@@ -6,25 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
-from keras import layers as kl
 from keras import ops
 
-from sentei.core.graph import Node, Tensor, filled, graph_of, is_graph
+from sentei.core.graph import Node, Tensor, filled
 from sentei.core.state import run_on
 from sentei.quantization.biases import Contraction
-from sentei.quantization.calls import Rounded, plan_subclassed, rounding_calls
+from sentei.quantization.calls import rounding_calls
 from sentei.quantization.freezing import Freezing
 from sentei.quantization.inside import gated, rounding_inside
 from sentei.quantization.integers import Exact, emitted
-from sentei.quantization.plan import Activation, Plan, Weight, plan_graph
-from sentei.quantization.quantizer import (
-    ActivationQuantizer,
-    FixedQuantizer,
-    Quantizer,
-)
+from sentei.quantization.planned import plan_of, quantizers_of
+from sentei.quantization.quantizer import Quantizer
 from sentei.quantization.scheme import Custom
 from sentei.quantization.settings import Settings
-from sentei.quantization.weight_quantizer import WeightQuantizer
 
 # What is called with every tensor that is about to be rounded, in place of rounding it.
 Watch = Callable[[str, Any], None]
@@ -70,13 +64,8 @@ class QuantizedModel(keras.layers.Layer):
         self.scheme = scheme
         self.settings = Settings(scheme, layers)
         self.specs = specs
-        self.plan, self.calls = _plan(float_model, self.settings, specs)
-        self.by_name: dict[str, Quantizer] = {}
-        for weight in self.plan.weights:
-            self.by_name[weight.label] = _weight_quantizer(weight, len(self.by_name))
-        for label, activation in self.plan.activations.items():
-            if activation.weight is None:
-                self.by_name[label] = _activation_quantizer(activation, len(self.by_name))
+        self.plan, self.calls = plan_of(float_model, self.settings, specs)
+        self.by_name = quantizers_of(self.plan)
         self.stand_ins = self.settings.stand_ins(self.plan.graph.nodes)
         self.settings.check_used(float_model)
         self.applied = _Applied(name="applied")
@@ -404,39 +393,6 @@ def _layer_metrics(model: Any) -> list[Any]:
     for layer in model.layers:
         found += _layer_metrics(layer) if isinstance(layer, keras.Model) else layer.metrics
     return found
-
-
-def _plan(model: Any, settings: Settings, specs: Any) -> tuple[Plan, dict[str, Rounded]]:
-    if is_graph(model):
-        return plan_graph(model, graph_of(model), settings.scheme_of), {}
-    return plan_subclassed(model, specs, settings.scheme_of)
-
-
-def _weight_quantizer(weight: Weight, number: int) -> WeightQuantizer:
-    quantizer = WeightQuantizer(
-        weight.kind, label=weight.label, learned=weight.steps == "learned", name=f"grid_{number}"
-    )
-    quantizer.watch(weight.variable)
-    depthwise = getattr(weight.layer, "depthwise_kernel", None)  # of a separable convolution
-    quantizer.depthwise = weight.variable is depthwise or isinstance(
-        weight.layer, (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
-    )
-    return quantizer
-
-
-def _activation_quantizer(activation: Activation, number: int) -> Quantizer:
-    name, label, scheme = f"grid_{number}", activation.label, activation.scheme
-    if activation.fixed is not None:
-        scale, zero = activation.fixed
-        return FixedQuantizer(activation.kind, scale=scale, zero_point=zero, label=label, name=name)
-    return ActivationQuantizer(
-        activation.kind,
-        label=label,
-        ranges=scheme.ranges,
-        momentum=scheme.momentum,
-        frozen_after=scheme.frozen_after,
-        name=name,
-    )
 
 
 def _is_floating(x: Any) -> bool:
