@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import keras
 import numpy as np
 
 from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
@@ -19,7 +20,7 @@ from sentei.litert.biases import widened_biases
 from sentei.litert.composite import quantizers_of
 from sentei.litert.ends import integer_ends
 from sentei.litert.exporting_report import ExportReport
-from sentei.litert.lower import Lowered, lower
+from sentei.litert.lower import Lowered, lower_here
 from sentei.litert.port import Port
 from sentei.litert.post import STORAGE_MODES, Mode, mode_named, quantized_bytes
 from sentei.litert.quantized import check_quantized
@@ -115,7 +116,7 @@ def export(
     count = _QUANTIZED_SAMPLES if quantizers else _FLOAT_SAMPLES
     trials = _trials(model, pinned, given, count) if given is not None or verify else []
     with replaced(target) as temporary:
-        lowered = lower(model, pinned, temporary)
+        lowered = _lower(model, pinned, temporary)
         start = perf_counter()
         if quantizers:
             temporary.write_bytes(widened_biases(temporary.read_bytes()))
@@ -152,6 +153,15 @@ def export(
         sparse=stored,
         integers=integers,
     )
+
+
+def _lower(model: Any, signature: Signature, path: Path) -> Lowered:
+    """Converts a model into a file, whatever the backend: here, or in a second process on JAX."""
+    if keras.backend.backend() == "jax":
+        return lower_here(model, signature, path)
+    from sentei.litert.child import lower_elsewhere
+
+    return lower_elsewhere(model, signature, path)
 
 
 def _finish(path: Path, sparse: Sparse, slim: bool) -> Stored | None:

@@ -1,4 +1,4 @@
-"""From model to file: trace and convert, here or in a second process on JAX."""
+"""From model to file in a process that runs Keras on JAX: trace and convert."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
-
-import keras
 
 from sentei.litert.signature import Signature, TensorSpec
 
@@ -29,28 +27,6 @@ class Lowered:
     outputs: tuple[TensorSpec, ...]
     leftovers: tuple[Leftover, ...]
     seconds: dict[str, float]
-
-
-def lower(model: Any, signature: Signature, path: Path) -> Lowered:
-    """Converts a model into a file, whatever the backend.
-
-    Args:
-        model: A built Keras model.
-        signature: What it is called with.
-        path: Where to write the file.
-
-    Returns:
-        What is known of the file.
-
-    Raises:
-        UnsupportedModel: A layer cannot be exported, or the second process cannot load it.
-        ExportError: The converter refuses the model.
-    """
-    if keras.backend.backend() == "jax":
-        return lower_here(model, signature, path)
-    from sentei.litert.child import lower_elsewhere
-
-    return lower_elsewhere(model, signature, path)
 
 
 def lower_here(model: Any, signature: Signature, path: Path) -> Lowered:
