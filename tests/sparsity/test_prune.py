@@ -256,6 +256,19 @@ def test_weights_saved_alone_resume_a_model_pruned_the_same_way(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_legacy_format_cannot_resume_and_says_so(tmp_path):
+    make, shapes = KINDS["dense"]
+    model = compiled(make, shapes)
+    sentei.prune(model, ConstantSparsity(0.5), criterion="movement")
+    train(model, shapes, steps=1)
+    model.save(tmp_path / "m.h5")
+    with pytest.raises(SenteiError, match=r"legacy \.h5 format, which cannot hold rules"):
+        keras.models.load_model(tmp_path / "m.h5")
+    plain = keras.models.load_model(tmp_path / "m.h5", compile=False)
+    for a, b in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_training_goes_on_where_the_optimizer_was():
     make, shapes = KINDS["dense"]
     model = compiled(make, shapes)

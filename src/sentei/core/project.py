@@ -159,10 +159,19 @@ class Projected(keras.optimizers.Optimizer):
 
         Args:
             variables: the trainable variables, in the order in which `apply` gets gradients.
+
+        Raises:
+            SenteiError: there are rules and no variables, or not those that a rule was made for.
         """
         if self.built:
             return
         variables = list(variables)
+        if self.projections and not variables:
+            raise SenteiError(
+                "An optimizer with rules was built for no variables. Keras does so when it loads a "
+                "compiled model from the legacy .h5 format, which cannot hold rules: save as "
+                ".keras, or load with compile=False, compile, and make the rules again."
+            )
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
         super().build(variables)

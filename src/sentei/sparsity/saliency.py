@@ -157,7 +157,11 @@ class MovementPruning(Pruning):
         super().build(optimizer, variables)
         self.movements = {
             p: optimizer.add_variable(
-                self._variables[p].shape, "zeros", "float32", "only_first_replica", name="movement"
+                self._variables[p].shape,
+                "zeros",
+                "float32",
+                "only_first_replica",
+                name=f"movement_{p}",
             )
             for p in self.masks
         }
