@@ -11,7 +11,7 @@ from keras import ops
 from sentei.clustering import Clustering
 from sentei.clustering.rule import ClusteredWeight
 from sentei.core.install import attach, find, require_compiled
-from sentei.core.project import Projection
+from sentei.core.projection import Projection
 from sentei.core.select import Weight, select
 from sentei.sparsity import KeptZeros
 

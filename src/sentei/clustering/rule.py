@@ -15,7 +15,7 @@ from sentei.clustering.centroids import Rate, begin, linear, method_named
 from sentei.clustering.groups import Groups
 from sentei.core.bind import bind, weight_from
 from sentei.core.errors import SenteiError
-from sentei.core.project import Projection, Tensors, advance
+from sentei.core.projection import Projection, Tensors, advance
 from sentei.core.select import Weight
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from sentei.core.errors import SenteiError
-from sentei.core.project import Projected, Projection
+from sentei.core.project import Projected
+from sentei.core.projection import Projection
 from sentei.core.select import require_built
 
 

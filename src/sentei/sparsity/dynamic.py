@@ -12,7 +12,7 @@ from keras import ops
 
 from sentei.core.bind import weight_from
 from sentei.core.errors import SenteiError
-from sentei.core.project import Tensors, advance
+from sentei.core.projection import Tensors, advance
 from sentei.core.schedule import Schedule
 from sentei.sparsity.growth import cosine_fraction, evolve, noise
 from sentei.sparsity.patterns import NofM, Pattern

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from sentei.core.bind import bind, weight_from
-from sentei.core.project import Projection, Tensors
+from sentei.core.projection import Projection, Tensors
 from sentei.core.select import Weight
 from sentei.sparsity.rule import masked
 

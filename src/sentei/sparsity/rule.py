@@ -12,7 +12,7 @@ from keras import ops
 
 from sentei.core.bind import bind, weight_from
 from sentei.core.errors import SenteiError
-from sentei.core.project import Projection, Tensors, advance
+from sentei.core.projection import Projection, Tensors, advance
 from sentei.core.schedule import Schedule
 from sentei.core.select import Weight
 from sentei.sparsity import scores

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from sentei.core.errors import SenteiError
-from sentei.core.project import Tensors, advance
+from sentei.core.projection import Tensors, advance
 from sentei.core.schedule import Schedule
 from sentei.sparsity.patterns import Pattern
 from sentei.sparsity.rule import PrunedWeight, Pruning, masked

@@ -11,7 +11,7 @@ import keras
 from sentei.core.errors import SenteiError
 from sentei.core.graph import is_graph
 from sentei.core.install import strip
-from sentei.core.project import Projection
+from sentei.core.projection import Projection
 from sentei.core.select import Selected, children, select, sublayers
 from sentei.tfmot.wrapping import Wrapping
 

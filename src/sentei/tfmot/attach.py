@@ -18,7 +18,8 @@ import keras
 from keras import ops
 
 from sentei.core.install import attach, find
-from sentei.core.project import Projected, Projection
+from sentei.core.project import Projected
+from sentei.core.projection import Projection
 from sentei.tfmot.annotation import Wish, wishes
 
 

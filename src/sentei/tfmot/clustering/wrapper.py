@@ -15,7 +15,7 @@ from sentei.clustering import Clustering
 from sentei.clustering.cluster import check_count, check_finite
 from sentei.clustering.rule import ClusteredWeight
 from sentei.core.errors import SenteiError
-from sentei.core.project import Projection
+from sentei.core.projection import Projection
 from sentei.core.select import sublayers
 from sentei.tfmot.annotation import Annotated, chosen
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from sentei.core.errors import SenteiError
-from sentei.core.project import Projection
+from sentei.core.projection import Projection
 from sentei.keep import rules_that_keep
 from sentei.quantization import Custom, quantized
 from sentei.tfmot.quantization.ranges import remade

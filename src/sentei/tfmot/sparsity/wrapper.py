@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from sentei.core.errors import SenteiError
-from sentei.core.project import Projection
+from sentei.core.projection import Projection
 from sentei.core.select import Weight
 from sentei.sparsity import Block, Element, NofM, Pattern, Pruning
 from sentei.sparsity.rule import PrunedWeight
