@@ -7,8 +7,7 @@ inputs, and how far the model's outputs move with the layer's, measured by movin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +15,7 @@ import numpy as np
 from keras import layers as kl
 from keras import ops
 
+from sentei.core.seen import seen
 from sentei.core.select import sublayers
 
 # Rows of inputs (patches of an image) that are taken of a batch.
@@ -95,7 +95,7 @@ def moments_of(model: Any, layers: Sequence[Any], batches: Sequence[Any]) -> dic
             found.setdefault(id(layer), Moments()).add(rows)
         return call(inputs, *args, **kwargs)
 
-    with _seen([layer for layer in layers if type(layer) in (kl.Dense, kl.Conv2D)], see):
+    with seen([layer for layer in layers if type(layer) in (kl.Dense, kl.Conv2D)], see):
         for batch in batches:
             model(batch, training=False)
     return found
@@ -129,7 +129,7 @@ class Statistics:
 
     def _walk(self, see: Callable[..., Any]) -> None:
         if self._layers:
-            with _seen(self._layers, see):
+            with seen(self._layers, see):
                 self._model(self._batch, training=False)
 
     def _keep(
@@ -181,32 +181,6 @@ def _log_probabilities(scores: np.ndarray) -> np.ndarray:
         return np.log(np.maximum(scores, 1e-7))
     shifted = scores - scores.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-
-
-@contextmanager
-def _seen(layers: Sequence[Any], see: Callable[..., Any]) -> Iterator[None]:
-    """Calls `see(layer, call, *args)` in place of `layer.call(*args)`."""
-    before = [(layer, vars(layer).get("call"), layer.call) for layer in layers]
-    try:
-        for layer, _, call in before:
-            layer.call = _Through(see, layer, call)
-        yield
-    finally:
-        for layer, own, _ in before:
-            if own is None:
-                del layer.call
-            else:
-                layer.call = own
-
-
-class _Through:
-    """A layer's `call` by way of a function."""
-
-    def __init__(self, see: Callable[..., Any], layer: Any, call: Callable[..., Any]) -> None:
-        self._see, self._layer, self._call = see, layer, call
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._see(self._layer, self._call, *args, **kwargs)
 
 
 def batches_of(inputs: Any, size: int) -> list[Any]:

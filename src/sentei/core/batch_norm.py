@@ -9,8 +9,7 @@ arXiv:2105.07576: precise batch normalization).
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,7 +19,8 @@ from keras import layers as kl
 from keras import ops
 
 from sentei.core.errors import SenteiError
-from sentei.core.samples import batches
+from sentei.core.samples import batches, told
+from sentei.core.seen import seen
 from sentei.core.select import require_built, sublayers
 
 
@@ -54,34 +54,29 @@ def update_batch_norm(
             statistics. The model is then as it was.
     """
     require_built(model)
-    found = [_Statistics(layer) for layer in _layers(model)]
+    found = {layer: _Statistics(layer) for layer in _layers(model)}
     if not found:
         return model
-    shown = sys.stderr.isatty() if progress is None else progress
-    count = 0
-    before = [statistics.held() for statistics in found]
+    before = [statistics.held() for statistics in found.values()]
     try:
         with ExitStack() as stack:
             for layer in [layer for layer, _ in sublayers(model) if hasattr(layer, "in_integers")]:
-                stack.enter_context(_without_integers(layer))
-            for statistics in found:
-                stack.enter_context(statistics.watching())
-            for count, batch in enumerate(batches(model, data, batch_size), start=1):
+                stack.enter_context(_with(layer, "in_integers", False))
+            for layer in found:
+                # Without momentum, the moving statistics are those of the very call.
+                stack.enter_context(_with(layer, "momentum", 0.0))
+            stack.enter_context(
+                seen([*found], lambda layer, *call, **kw: found[layer].see(*call, **kw))
+            )
+            for batch in told(batches(model, data, batch_size), "batch normalization", progress):
                 model(_tensors(batch), training=False)
-                if shown:
-                    sys.stderr.write(f"\rbatch normalization: batch {count}")
-        if not count:
-            raise SenteiError("The data is empty. Give at least one batch of samples.")
         after = [
             statistics.found() if statistics.count else held
-            for statistics, held in zip(found, before, strict=True)
+            for statistics, held in zip(found.values(), before, strict=True)
         ]
     except BaseException:
         _give(found, before)
         raise
-    finally:
-        if shown and count:
-            sys.stderr.write("\n")
     _give(found, after)
     return model
 
@@ -119,58 +114,51 @@ class _Statistics:
             )
         return result
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def see(
+        self,
+        call: Callable[..., Any],
+        inputs: Any,
+        training: bool | None = None,
+        mask: Any = None,
+    ) -> Any:
         """Lets the layer normalize as in training, and adds up what it finds."""
-        layer = self.layer
-        call, momentum = layer.call, layer.momentum
-
-        def watched(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-            # Without momentum, the moving statistics are those of this very call.
-            outputs = call(inputs, training=True, mask=mask)
-            self._add(inputs.shape[0])
-            return outputs
-
-        layer.call, layer.momentum = watched, 0.0
-        try:
-            yield
-        finally:
-            layer.call, layer.momentum = call, momentum
-
-    def _add(self, samples: int) -> None:
+        outputs = call(inputs, training=True, mask=mask)
+        samples = inputs.shape[0]
         mean, variance = self.held()
         self._first = self._first + samples * mean
         self._second = self._second + samples * (variance + np.square(mean))
         self.count += samples
+        return outputs
 
 
 @contextmanager
-def _without_integers(layer: Any) -> Iterator[None]:
-    """Lets a quantized model's layer compute as in training: its batch normalizations are called.
+def _with(layer: Any, name: str, value: Any) -> Iterator[None]:
+    """Gives a layer's attribute another value for a time.
 
-    At inference they are folded into the integer kernels before them.
+    `in_integers` false lets a quantized model compute as in training: at inference, its batch
+    normalizations are folded into the integer kernels before them, and not called.
     """
-    layer.in_integers = False
+    before = getattr(layer, name)
+    setattr(layer, name, value)
     try:
         yield
     finally:
-        layer.in_integers = True
+        setattr(layer, name, before)
 
 
-def _give(found: Sequence[_Statistics], values: Sequence[tuple[Any, Any]]) -> None:
-    for statistics, (mean, variance) in zip(found, values, strict=True):
-        statistics.layer.moving_mean.assign(mean)
-        statistics.layer.moving_variance.assign(variance)
+def _give(layers: Iterable[Any], values: Sequence[tuple[Any, Any]]) -> None:
+    for layer, (mean, variance) in zip(layers, values, strict=True):
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
 
 
 def _layers(model: Any) -> list[Any]:
-    """Every batch normalization in a model that learns, each once."""
-    found = {
-        id(layer): layer
+    """Every batch normalization in a model that learns."""
+    return [
+        layer
         for layer, _ in sublayers(model)
         if isinstance(layer, kl.BatchNormalization) and layer.built and layer.trainable
-    }
-    return list(found.values())
+    ]
 
 
 def _tensors(batch: Any) -> Any:

@@ -8,6 +8,7 @@ An array, a dict of arrays by input name, a list of arrays (one per input), a
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,31 @@ def batches(model: Any, samples: Any, batch_size: int) -> Iterator[Any]:
     """
     for batch in _raw_batches(model, samples, batch_size):
         yield _checked(model, batch) if _inputs(model) else batch
+
+
+def told(given: Iterable[Any], title: str, progress: bool | None) -> Iterator[Any]:
+    """The same batches, counted on a terminal while they are worked on.
+
+    Args:
+        given: The batches.
+        title: What is done with them.
+        progress: Whether to show it; None: if there is a terminal.
+
+    Raises:
+        SenteiError: There are none.
+    """
+    shown = sys.stderr.isatty() if progress is None else progress
+    count = 0
+    try:
+        for count, batch in enumerate(given, start=1):
+            yield batch
+            if shown:
+                sys.stderr.write(f"\r{title}: batch {count}")
+    finally:
+        if shown and count:
+            sys.stderr.write("\n")
+    if not count:
+        raise SenteiError(f"The {title} data is empty. Give at least one batch of samples.")
 
 
 def _inputs(model: Any) -> list[Any]:

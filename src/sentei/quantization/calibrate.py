@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import keras
 import numpy as np
 
 from sentei.core.errors import SenteiError
-from sentei.core.samples import batches
+from sentei.core.samples import batches, told
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.masking import Unmasked
 from sentei.quantization.observers import OBSERVERS, Observer
@@ -70,17 +69,8 @@ def calibrate(
         if isinstance(layer.quantizer_of(label), ActivationQuantizer)
     }
     seen: set[str] = set()
-    count = 0
-    shown = sys.stderr.isatty() if progress is None else progress
-    for batch in batches(qmodel, samples, batch_size):
+    for batch in told(batches(qmodel, samples, batch_size), "calibration", progress):
         _observe(probe.predict_on_batch(batch), observers, seen)
-        count += 1
-        if shown:
-            sys.stderr.write(f"\rcalibration: batch {count}")
-    if shown and count:
-        sys.stderr.write("\n")
-    if not count:
-        raise SenteiError("The calibration data is empty. Give at least one batch of samples.")
     for label in seen:
         quantizer = layer.quantizer_of(label)
         low, high = observers[label].range(quantizer.kind)
