@@ -34,6 +34,30 @@ def quantizers_of(model: Any) -> list[Any]:
     return [quantizer for _, quantizer in quantization.quantizers(model)]
 
 
+def on_grids(quantizers: Sequence[Any], variables: Sequence[Any]) -> list[np.ndarray]:
+    """The variables' numbers, those of quantized weights on their grids.
+
+    The converter divides in another way than the simulation, which is another integer beside a tie.
+
+    Args:
+        quantizers: The quantizers of a model.
+        variables: Its variables.
+    """
+    weights = import_module("sentei.quantization.weight_quantizer").WeightQuantizer
+    grids = {
+        id(quantizer.variable): quantizer.grid()
+        for quantizer in quantizers
+        if isinstance(quantizer, weights) and not quantizer.identity
+    }
+    found = []
+    for variable in variables:
+        values, grid = np.asarray(variable.value), grids.get(id(variable))
+        if grid is not None:
+            values = grid.dequantize(grid.quantize(values)).astype(values.dtype)
+        found.append(values)
+    return found
+
+
 def marked(
     x: Any, scale: np.ndarray, zero_point: np.ndarray, bits: int, narrow: bool, axis: int | None
 ) -> Any:
@@ -117,15 +141,7 @@ def _emit_weight(x: Any, grid: Any, depthwise: bool) -> Any:
     taken = kind.bits in _STORED_BITS and not (depthwise and kind.bits == 4)
     if taken or kind.bits > 8 or kind.block:
         return _emit(x, grid)
-    # The file rounds the numbers itself, and would not stop at the ends of this grid.
-    shape = [1] * x.ndim
-    if kind.axis is not None:
-        shape[kind.axis] = -1
-    step = grid.scale.reshape(shape)
-    return _emit(
-        jnp.clip(x, kind.low * step, kind.high * step),
-        replace(grid, kind=replace(kind, bits=8)),
-    )
+    return _emit(x, replace(grid, kind=replace(kind, bits=8)))
 
 
 def _emit(x: Any, grid: Any) -> Any:

@@ -311,7 +311,8 @@ class _Judge:
         self._calls = []
         counts: list[Any] = []
 
-        def judged(x: Any, grid: Any, quantizer: Any, name: str) -> Any:
+        def judged(x: Any, grid: Any, quantizer: Any, name: str, in_steps: bool = False) -> Any:
+            steps, zero, scale = _in_steps(x, grid, in_steps)
             size = int(np.prod(x.shape))
             candidates = [
                 index
@@ -319,13 +320,13 @@ class _Judge:
                 if key == _key(grid) and int(np.prod(integers[index].shape)) == size
             ]
             self._calls.append((name, candidates, size))
-            rounded, dequantized = _rounded(x, grid)
+            rounded = ops.clip(ops.round(steps) + zero, grid.kind.low, grid.kind.high)
             if not candidates:
                 counts.append((0.0, 0.0, False))
-                return dequantized(rounded)
+                return (rounded - zero) * scale
             theirs = ops.stack([ops.convert_to_tensor(integers[i]) for i in candidates])
             ours = [
-                _rounded_twice(x, grid, shifts[i])
+                _rounded_twice(steps, grid, shifts[i])
                 if i in shifts and size % int(shifts[i].shape[0]) == 0
                 else ops.reshape(rounded, (-1,))
                 for i in candidates
@@ -340,7 +341,7 @@ class _Judge:
             counts.append((ops.max(difference, axis=1), unequal, held))
             chosen = ops.take(theirs, ops.argmin(unequal), axis=0)
             chosen = ops.where(held, chosen, ops.reshape(rounded, (-1,)))
-            return dequantized(ops.reshape(chosen, x.shape))
+            return (ops.reshape(chosen, x.shape) - zero) * scale
 
         with _hooked(self._quantizers, judged), full_precision(self._model), _no_state():
             self._signature.call(self._model, [ops.convert_to_tensor(value) for value in sample])
@@ -366,8 +367,8 @@ def _hooked(quantizers: Sequence[Any], hook: Callable[..., Any]) -> Iterator[Non
             quantizer.stand_in = stand_in
 
 
-def _bound(hook: Callable[..., Any], quantizer: Any, name: str) -> Callable[[Any, Any], Any]:
-    return lambda x, grid: hook(x, grid, quantizer, name)
+def _bound(hook: Callable[..., Any], quantizer: Any, name: str) -> Callable[..., Any]:
+    return lambda x, grid, in_steps=False: hook(x, grid, quantizer, name, in_steps)
 
 
 def _key(grid: Any) -> tuple[float, int] | None:
@@ -375,16 +376,16 @@ def _key(grid: Any) -> tuple[float, int] | None:
     return (float(np.float32(scale[0])), int(zero[0])) if scale.size == 1 else None
 
 
-def _rounded_twice(x: Any, grid: Any, shift: Any) -> Any:
+def _rounded_twice(steps: Any, grid: Any, shift: Any) -> Any:
     """A tensor's integers, flat, as a reference kernel rounds its sums; see `_shifts`.
 
     Args:
-        x: The tensor, channels last.
+        steps: The tensor in steps from its zero point, channels last.
         grid: Its grid, of one scale.
         shift: Per channel; -1 where it is rounded once.
     """
     shift = ops.convert_to_tensor(shift)
-    whole = ops.reshape(x, (-1, int(shift.shape[0]))) / float(grid.scale[0])
+    whole = ops.reshape(steps, (-1, int(shift.shape[0])))
     finer = ops.power(2.0, ops.maximum(shift, 0.0))
     first = ops.round(whole * finer) / finer
     second = ops.sign(first) * ops.floor(ops.abs(first) + 0.5)
@@ -392,13 +393,11 @@ def _rounded_twice(x: Any, grid: Any, shift: Any) -> Any:
     return ops.reshape(ops.clip(integers, grid.kind.low, grid.kind.high), (-1,))
 
 
-def _rounded(x: Any, grid: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """A tensor's integers by its grid, and how such integers become real numbers again."""
-    kind = grid.kind
-    # As tensors: PyTorch reads `tensor / array` as arithmetic of arrays.
-    scale, zero = (
-        ops.convert_to_tensor(spread(values, tuple(x.shape), kind, np), "float32")
-        for values in (grid.scale, grid.zero_point)
+def _in_steps(x: Any, grid: Any, already: bool) -> tuple[Any, Any, Any]:
+    """A tensor in steps from its zero point, not rounded; that zero point, and the step."""
+    # As tensors: PyTorch reads `tensor * array` as arithmetic of arrays.
+    zero, scale, inverse = (
+        ops.convert_to_tensor(spread(values, tuple(x.shape), grid.kind, np), "float32")
+        for values in (grid.zero_point, grid.scale, np.float32(1.0) / grid.scale)
     )
-    integers = ops.clip(ops.round(x / scale) + zero, kind.low, kind.high)
-    return integers, lambda integers: (integers - zero) * scale
+    return (x if already else x * inverse), zero, scale

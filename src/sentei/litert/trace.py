@@ -15,7 +15,7 @@ import numpy as np
 
 from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
 from sentei.core.select import sublayers
-from sentei.litert.composite import emitting, quantizers_of
+from sentei.litert.composite import emitting, on_grids, quantizers_of
 from sentei.litert.precision import full_precision
 from sentei.litert.rewrite import rewritten
 from sentei.litert.rewrites.folding import known_weights
@@ -67,7 +67,7 @@ def trace(model: Any, signature: Signature) -> Graph:
         rewritten(model),
         emitting(quantizers),
     ):
-        forward, weights, names = _forward(model, signature, stateless=True, known=bool(quantizers))
+        forward, weights, names = _forward(model, signature, stateless=True, quantizers=quantizers)
         stage = jax.jit(forward, keep_unused=True).trace(weights, _specs(signature.inputs))
         outputs = tuple(
             TensorSpec(name, tuple(out.shape), np.dtype(out.dtype).name)
@@ -127,29 +127,33 @@ def _quickly_compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def _forward(
-    model: Any, signature: Signature, *, stateless: bool, known: bool = False
+    model: Any, signature: Signature, *, stateless: bool, quantizers: Sequence[Any] = ()
 ) -> tuple[Callable[..., list[Any]], list[Any], list[str]]:
     """The model as a pure function of its weights and inputs; the weights' values; output names.
 
     The names are known, and filled in, once the function has been traced. With `stateless`, a model
     that moves its variables is refused; not rewritten, even one whose random draws are never used
-    does (a recurrent layer with dropout). With `known`, the rules see the weights' numbers.
+    does (a recurrent layer with dropout). With quantizers, the weights are on their grids, and the
+    rules see their numbers.
     """
     variables = list(model.variables)
-    numbers = [np.asarray(variable.value) for variable in variables] if known else []
+    weights = [variable.value for variable in variables]
+    numbers: list[np.ndarray] = []
+    if quantizers:
+        weights = numbers = on_grids(quantizers, variables)
     names: list[str] = []
 
     def forward(weights: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         scope = keras.StatelessScope(list(zip(variables, weights, strict=True)))
         before = dict(scope.state_mapping)
-        with scope, known_weights(weights if known else [], numbers):
+        with scope, known_weights(weights if quantizers else [], numbers):
             result = signature.call(model, inputs)
         if stateless:
             _refuse_state(model, variables, before, scope.state_mapping)
         names[:] = name_outputs(model, result)
         return keras.tree.flatten(result)
 
-    return forward, [variable.value for variable in variables], names
+    return forward, weights, names
 
 
 def _refuse_state(

@@ -21,6 +21,7 @@ from keras import ops
 from sentei.core.graph import Node, Tensor
 from sentei.quantization import rules
 from sentei.quantization.biases import SILENT, affine_of_normalization
+from sentei.quantization.exactly import product, quotient
 from sentei.quantization.grid import Grid, Kind
 from sentei.quantization.quantizer import Quantizer
 
@@ -66,9 +67,9 @@ class Affine:
         size = xp.abs(factor)
         silent = size < SILENT
         # Not divided by 127: XLA would multiply by the reciprocal, numpy would not.
-        step = xp.where(silent, 1.0, size) * np.float32(1 / _LARGEST)
+        step = product(xp.where(silent, 1.0, size), np.float32(1 / _LARGEST), xp)
         integer = xp.where(silent, 0.0, xp.sign(factor) * np.float32(_LARGEST))
-        return integer, step, xp.round(offset / (image * step))
+        return integer, step, xp.round(quotient(offset, product(image, step, xp), xp))
 
     def compute(self, tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
         """The output in steps of its grid, as XNNPACK computes it; see `integers.Exact`.
@@ -79,9 +80,7 @@ class Affine:
             output: The step of the output's.
         """
         integer, step, bias = self.sums(scales[0])
-        product = scales[0] * step
-        # As in `integers`: the sum with nothing keeps XLA from dividing beforehand.
-        return (tensors[0] * integer + bias) * (product / (output + 0.0 * product))
+        return (tensors[0] * integer + bias) * quotient(product(scales[0], step), output)
 
     def emitted(self, x: Any, image: Quantizer, output: Quantizer) -> Any:
         """The convolution that the file shall hold, on marked tensors.

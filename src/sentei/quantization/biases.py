@@ -20,6 +20,7 @@ from keras import ops
 
 from sentei.core.graph import Node, Tensor
 from sentei.quantization import rules
+from sentei.quantization.exactly import pinned, product, quotient
 from sentei.quantization.quantizer import Quantizer
 
 # A factor of (nearly) zero silences a channel: the file keeps the kernel's own scale then.
@@ -101,15 +102,15 @@ class Contraction:
         factor: Any = 1.0
         if self.normalization is not None:
             factor, offset = affine_of_normalization(self.normalization, xp)
-            bias = offset if bias is None else bias * factor + offset
+            bias = offset if bias is None else product(bias, factor, xp) + offset
             size = xp.abs(factor)
             silent = size < SILENT
             sign = xp.where(silent, 0.0, xp.sign(factor))
-            kernel_scale = kernel_scale * xp.where(silent, 1.0, size)
-        step = image_scale * kernel_scale
+            kernel_scale = product(kernel_scale, xp.where(silent, 1.0, size), xp)
+        step = product(image_scale, kernel_scale, xp)
         if bias is None:
             return Folded(factor, sign, kernel_scale, 0.0, 0.0)
-        return Folded(factor, sign, kernel_scale, xp.round(bias / step), bias)
+        return Folded(factor, sign, kernel_scale, xp.round(quotient(bias, step, xp)), bias)
 
     def channels(self, values: Any, rank: int) -> Any:
         """One number per channel in a shape that goes with the output.
@@ -204,13 +205,12 @@ def affine_of_normalization(normalization: Any, xp: Any = ops) -> tuple[Any, Any
     """
     read = _traced if xp is ops else _concrete
     root = xp.sqrt(read(normalization.moving_variance) + np.float32(normalization.epsilon))
-    # The maximum changes nothing, but for XLA: it would multiply by a less exact 1 / sqrt.
-    root = xp.maximum(root, np.float32(1e-30))
+    root = xp.maximum(pinned(root, xp), np.float32(1e-30))
     gamma = read(normalization.gamma) if normalization.scale else xp.ones_like(root)
-    factor = gamma / root
-    offset = -read(normalization.moving_mean) * factor
+    factor = quotient(gamma, root, xp)
+    offset = product(-read(normalization.moving_mean), factor, xp)
     if normalization.center:
-        offset = offset + read(normalization.beta)
+        offset = pinned(offset + read(normalization.beta), xp)
     return factor, offset
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from sentei.quantization.exactly import quotient
+
 _LOWEST, _HIGHEST = -(2**15), 2**15 - 1
 # The kernel reads its input with 7 more bits; relu6 at full range is 32768 steps of this.
 _FINER, _RELU_STEP = 7, 3.0 / 2**15
@@ -27,9 +29,8 @@ def hard_swish(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: An
         output: The step of the output's.
     """
     finer = scales[0] * (1.0 / 2**_FINER)
-    factor, exponent = _multiplier(finer / output)
-    # The sum changes nothing, but for XLA: it would multiply by the constant's reciprocal.
-    relu_factor, relu_exponent = _multiplier(finer / (_RELU_STEP + 0.0 * finer))
+    factor, exponent = _multiplier(quotient(finer, output))
+    relu_factor, relu_exponent = _multiplier(quotient(finer, _RELU_STEP))
     value = ops.left_shift(ops.cast(tensors[0], "int32"), _FINER)
     scaled = _rounded_product(value, factor)
     above = ops.maximum(relu_exponent - 1, 0)

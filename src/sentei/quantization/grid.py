@@ -139,7 +139,9 @@ class Grid:
         """
         x = np.asarray(x, np.float32)
         step, zero = self._spread(x.shape)
-        rounded = _round(x / step, self.kind.rounding, np) + zero.astype(np.float32)
+        rounded = _round(x * (np.float32(1.0) / step), self.kind.rounding, np) + zero.astype(
+            np.float32
+        )
         return np.clip(rounded, self.kind.low, self.kind.high).astype(np.int32)
 
     def dequantize(self, integers: np.ndarray) -> np.ndarray:
@@ -251,7 +253,7 @@ def extremes(values: Any, kind: Kind, xp: Any = ops) -> tuple[Any, Any]:
     return xp.min(padded, axis=1), xp.max(padded, axis=1)
 
 
-def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind, inverted: bool = False) -> Any:
+def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind) -> Any:
     """Numbers rounded to a grid, with gradients that training can use.
 
     The gradient goes straight through inside the range and to the range's ends outside of it
@@ -263,8 +265,6 @@ def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind, inverted: boo
         scale: One per channel, or one; floating.
         zero_point: The same shape, floating.
         kind: The grid's kind.
-        inverted: Whether to multiply by `1 / scale` instead of dividing by `scale`, as XNNPACK does
-            with a model's inputs: once in some hundred thousand numbers it is another integer.
 
     Returns:
         The tensor, of the same shape, on the grid.
@@ -274,8 +274,9 @@ def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind, inverted: boo
     low, high = (kind.low - zero) * step, (kind.high - zero) * step
     # Not maximum and minimum: their gradient at equality is split in two.
     inside = ops.where(x < low, low, ops.where(x > high, high, x))
-    steps = x * (1.0 / step) if inverted else x / step
-    whole = ops.clip(_round(steps, kind.rounding, ops) + zero, kind.low, kind.high)
+    # Not `x / step`, which once in some hundred thousand numbers is another integer: XLA compiles
+    # that to this, and XNNPACK computes this of a model's inputs.
+    whole = ops.clip(_round(x * (1.0 / step), kind.rounding, ops) + zero, kind.low, kind.high)
     on_grid = (whole - zero) * step
     # The difference is at most half a step: by Sterbenz' lemma the sum is `on_grid` exactly.
     return inside + ops.stop_gradient(on_grid - inside)

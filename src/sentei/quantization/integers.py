@@ -30,6 +30,7 @@ from sentei.core.graph import Node, Tensor
 from sentei.quantization import rules
 from sentei.quantization.affine import Affine
 from sentei.quantization.biases import Contraction
+from sentei.quantization.exactly import product, quotient
 from sentei.quantization.fixed_point import hard_swish
 from sentei.quantization.grid import Kind
 
@@ -229,9 +230,7 @@ def _of_contraction(
         rank = len(total.shape)
         folded = found.folded(image, kernel)
         total = total * found.channels(folded.sign, rank) + found.channels(folded.bias, rank)
-        product = image * folded.step
-        # The sum changes nothing, but for XLA: it would divide one by the other beforehand.
-        factor = product / (output + 0.0 * product)
+        factor = quotient(product(image, folded.step), output)
         return total * found.channels(factor, rank)
 
     labels = (found.image,)
@@ -244,7 +243,7 @@ def _products(layer: Any, x: Any, scale: Any) -> Any:
     around = [1] * len(layer.kernel.shape)
     if axis is not None:
         around[axis] = -1
-    integers = ops.round(layer.kernel.value / ops.reshape(scale, around))
+    integers = ops.round(layer.kernel.value * (1.0 / ops.reshape(scale, around)))
     with _bare(layer, integers):
         return layer(x)
 
@@ -324,12 +323,12 @@ def _leaves(node: Node) -> int:
 
 
 def _product(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
-    return tensors[0] * tensors[1] * (scales[0] * scales[1] / output)
+    return tensors[0] * tensors[1] * quotient(product(*scales), output)
 
 
 def _sum(sign: int) -> Compute:
     def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
-        ratios = [scale / output for scale in scales]
+        ratios = [quotient(scale, output) for scale in scales]
         exponent = ops.sum(
             ops.cast(ops.maximum(*ratios) >= ops.convert_to_tensor(_RATIOS), "int32")
         ) + (-10 - 1)
@@ -349,7 +348,7 @@ def _mean(layer: Any) -> Compute:
         axes = (1, 2) if layer.data_format == "channels_last" else (2, 3)
         count = float(math.prod(int(x.shape[axis]) for axis in axes))
         total = ops.sum(x, axis=axes, keepdims=layer.keepdims)
-        return total * (scales[0] / output * (1.0 / count))
+        return total * product(quotient(scales[0], output), np.float32(1.0 / count))
 
     return compute
 
@@ -377,8 +376,9 @@ def _leaky(slope: float | None) -> Compute:
     """XNNPACK's `qs8-vlrelu`: multipliers with 8 bits behind the point, halves go up."""
 
     def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
-        ratio, x = scales[0] / output, tensors[0]
-        above, below = ops.round(256.0 * ratio), ops.round(256.0 * (ratio * (slope or 0.0)))
+        ratio, x = quotient(scales[0], output), tensors[0]
+        above = ops.round(256.0 * ratio)
+        below = ops.round(256.0 * product(ratio, np.float32(slope or 0.0)))
         return ops.floor((x * ops.where(x < 0, below, above) + 128.0) / 256.0)
 
     return compute

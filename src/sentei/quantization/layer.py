@@ -325,7 +325,8 @@ class QuantizedModel(keras.layers.Layer):
         total = exact.steps(integers, read, step, zero)
         if output.stand_in is not None:
             output.moved = False
-            return output(total * step)
+            stand_in, grid = output.stand_in, output.grid()
+            return self.applied(total, function=lambda x: stand_in(x, grid, in_steps=True))
         low, high = output.kind.low - zero, output.kind.high - zero
         return self.applied(total, function=lambda x: ops.clip(ops.round(x), low, high) * step)
 

@@ -9,7 +9,7 @@ from keras import ops
 from sentei.quantization.grid import Kind, fake_quantize, spread
 
 
-def learned(x: Any, scale: Any, zero_point: Any, kind: Kind, inverted: bool = False) -> Any:
+def learned(x: Any, scale: Any, zero_point: Any, kind: Kind) -> Any:
     """Numbers rounded to a grid whose step size gets LSQ's gradient.
 
     Equation 3: with `v = x / s`, `dq/ds` is `round(v) - v` inside the range, and the outermost
@@ -22,12 +22,11 @@ def learned(x: Any, scale: Any, zero_point: Any, kind: Kind, inverted: bool = Fa
         scale: One per channel, or one; it depends on what is learned.
         zero_point: The same shape, floating; without gradient.
         kind: The grid's kind.
-        inverted: As for `fake_quantize`.
 
     Returns:
         The same numbers as `fake_quantize`.
     """
-    rounded = fake_quantize(x, scale, zero_point, kind, inverted)
+    rounded = fake_quantize(x, scale, zero_point, kind)
     shape = tuple(x.shape)
     step, zero = spread(scale, shape, kind), spread(zero_point, shape, kind)
     fixed = ops.stop_gradient(step)

@@ -31,7 +31,8 @@ class Quantizer(keras.layers.Layer):
         emit: When set, what a call returns instead of simulating: a function of the tensor and
             the concrete `Grid`. Export sets it for the time of tracing; biases stay float then.
         stand_in: The same, of a simulation that goes on with other numbers than its own, as
-            verification does; biases are rounded as ever.
+            verification does; biases are rounded as ever. Called with `in_steps=True` it takes the
+            tensor in steps from the zero point.
         identity: When true, a call returns the tensor as it is.
         moved: Whether what is being rounded was on the grid before: reshaped, padded, the largest
             of others.
@@ -50,7 +51,7 @@ class Quantizer(keras.layers.Layer):
         self.kind = kind if isinstance(kind, Kind) else Kind(**kind)
         self.label = label
         self.emit: Callable[[Any, Grid], Any] | None = None
-        self.stand_in: Callable[[Any, Grid], Any] | None = None
+        self.stand_in: Callable[..., Any] | None = None
         self.identity = False
         self.moved = False
         self.supports_masking = True
@@ -206,7 +207,7 @@ class ActivationQuantizer(Quantizer):
             low, high = (slowed(end, count, self.kind) for end in (low, high))
         scale, zero = grids.numbers(low, high, self.kind)
         function = learned if self.ranges == "learned" else grids.fake_quantize
-        rounded = function(full, scale, ops.stop_gradient(zero), self.kind, True)
+        rounded = function(full, scale, ops.stop_gradient(zero), self.kind)
         return ops.cast(ops.where(self.ready(), rounded, full), x.dtype)
 
     def ready(self) -> Any:
@@ -281,7 +282,7 @@ class FixedQuantizer(Quantizer):
 
     def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
         """See `call`."""
-        rounded = grids.fake_quantize(ops.cast(x, "float32"), *self.numbers(), self.kind, True)
+        rounded = grids.fake_quantize(ops.cast(x, "float32"), *self.numbers(), self.kind)
         return ops.cast(rounded, x.dtype)
 
     def numbers(self) -> tuple[Any, Any]:

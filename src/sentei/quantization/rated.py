@@ -88,7 +88,7 @@ class RatedQuantizer(WeightQuantizer):
     def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
         """See `call`."""
         step = self._step(x)
-        places = ops.clip(ops.cast(x, "float32") / step, self.kind.low, self.kind.high)
+        places = ops.clip(ops.cast(x, "float32") * (1.0 / step), self.kind.low, self.kind.high)
         whole = ops.stop_gradient(ops.round(places))
         if training:
             bits = ops.sum(rates.code_length(places, self.table(), self.kind.high))
@@ -100,7 +100,8 @@ class RatedQuantizer(WeightQuantizer):
         # LSQ's scaling: the gradients of all weights add up in the one step.
         share = 1.0 / float(np.sqrt(max(np.prod(x.shape), 1) * self.kind.high))
         log_step = self.log_step.value
-        return ops.exp(log_step * share + ops.stop_gradient(log_step * (1.0 - share)))
+        fixed = ops.stop_gradient(log_step)
+        return ops.exp(fixed) * (1.0 + share * (log_step - fixed))
 
     def table(self) -> rates.Table:
         """What a coder knows of the weight's integers, a few steps old."""
