@@ -52,7 +52,7 @@ def test_a_sum_is_computed_and_its_padding_is_not_at_every_run():
     qmodel = sentei.quantize(model, calibration=maps)
     (quantizer,) = [q for name, q in quantizers(qmodel) if name == "sum"]
     seen = []
-    quantizer.stand_in = lambda x, grid, in_steps: seen.append(quantizer.moved) or x
+    quantizer.stand_in = lambda x, grid, in_steps=False: seen.append(quantizer.moved) or x
     for _ in range(2):
         qmodel(maps)
     assert seen == [False, True, False, True]

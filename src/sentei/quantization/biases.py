@@ -20,7 +20,7 @@ from keras import ops
 
 from sentei.core.graph import Node, Tensor
 from sentei.quantization import rules
-from sentei.quantization.exactly import pinned, product, quotient
+from sentei.quantization.exactly import pinned, product, quotient, root
 from sentei.quantization.quantizer import Quantizer
 
 # A factor of (nearly) zero silences a channel: the file keeps the kernel's own scale then.
@@ -204,10 +204,10 @@ def affine_of_normalization(normalization: Any, xp: Any = ops) -> tuple[Any, Any
         xp: The library of arrays: `keras.ops`, or `numpy` for concrete numbers.
     """
     read = _traced if xp is ops else _concrete
-    root = xp.sqrt(read(normalization.moving_variance) + np.float32(normalization.epsilon))
-    root = xp.maximum(pinned(root, xp), np.float32(1e-30))
-    gamma = read(normalization.gamma) if normalization.scale else xp.ones_like(root)
-    factor = quotient(gamma, root, xp)
+    variance = read(normalization.moving_variance) + np.float32(normalization.epsilon)
+    deviation = xp.maximum(root(variance, xp), np.float32(1e-30))
+    gamma = read(normalization.gamma) if normalization.scale else xp.ones_like(deviation)
+    factor = quotient(gamma, deviation, xp)
     offset = product(-read(normalization.moving_mean), factor, xp)
     if normalization.center:
         offset = pinned(offset + read(normalization.beta), xp)

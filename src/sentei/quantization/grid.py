@@ -23,6 +23,7 @@ import numpy as np
 from keras import ops
 
 from sentei.core.errors import SenteiError
+from sentei.quantization.exactly import inverse
 
 ROUNDINGS = ("half_even", "half_away")
 
@@ -139,9 +140,7 @@ class Grid:
         """
         x = np.asarray(x, np.float32)
         step, zero = self._spread(x.shape)
-        rounded = _round(x * (np.float32(1.0) / step), self.kind.rounding, np) + zero.astype(
-            np.float32
-        )
+        rounded = _round(x * inverse(step, np), self.kind.rounding, np) + zero.astype(np.float32)
         return np.clip(rounded, self.kind.low, self.kind.high).astype(np.int32)
 
     def dequantize(self, integers: np.ndarray) -> np.ndarray:
@@ -276,7 +275,7 @@ def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind) -> Any:
     inside = ops.where(x < low, low, ops.where(x > high, high, x))
     # Not `x / step`, which once in some hundred thousand numbers is another integer: XLA compiles
     # that to this, and XNNPACK computes this of a model's inputs.
-    whole = ops.clip(_round(x * (1.0 / step), kind.rounding, ops) + zero, kind.low, kind.high)
+    whole = ops.clip(_round(x * inverse(step), kind.rounding, ops) + zero, kind.low, kind.high)
     on_grid = (whole - zero) * step
     # The difference is at most half a step: by Sterbenz' lemma the sum is `on_grid` exactly.
     return inside + ops.stop_gradient(on_grid - inside)

@@ -30,7 +30,7 @@ from sentei.core.graph import Node, Tensor
 from sentei.quantization import rules
 from sentei.quantization.affine import Affine
 from sentei.quantization.biases import Contraction
-from sentei.quantization.exactly import product, quotient
+from sentei.quantization.exactly import inverse, product, quotient
 from sentei.quantization.fixed_point import hard_swish
 from sentei.quantization.grid import Kind
 
@@ -243,7 +243,7 @@ def _products(layer: Any, x: Any, scale: Any) -> Any:
     around = [1] * len(layer.kernel.shape)
     if axis is not None:
         around[axis] = -1
-    integers = ops.round(layer.kernel.value * (1.0 / ops.reshape(scale, around)))
+    integers = ops.round(layer.kernel.value * inverse(ops.reshape(scale, around)))
     with _bare(layer, integers):
         return layer(x)
 

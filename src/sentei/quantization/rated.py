@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from sentei.quantization import rate as rates
+from sentei.quantization.exactly import inverse
 from sentei.quantization.grid import Grid, Kind
 from sentei.quantization.weight_quantizer import WeightQuantizer
 
@@ -88,7 +89,7 @@ class RatedQuantizer(WeightQuantizer):
     def simulate(self, x: Any, training: bool | None, mask: Any) -> Any:
         """See `call`."""
         step = self._step(x)
-        places = ops.clip(ops.cast(x, "float32") * (1.0 / step), self.kind.low, self.kind.high)
+        places = ops.clip(ops.cast(x, "float32") * inverse(step), self.kind.low, self.kind.high)
         whole = ops.stop_gradient(ops.round(places))
         if training:
             bits = ops.sum(rates.code_length(places, self.table(), self.kind.high))
