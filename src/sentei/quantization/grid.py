@@ -253,11 +253,10 @@ def extremes(values: Any, kind: Kind, xp: Any = ops) -> tuple[Any, Any]:
 
 
 def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind) -> Any:
-    """Numbers rounded to a grid, with gradients that training can use.
+    """Numbers rounded to a grid, with a gradient that training can use.
 
-    The gradient goes straight through inside the range and to the range's ends outside of it
-    (Bengio et al. 2013, arXiv:1308.3432; Choi et al. 2018, PACT, arXiv:1805.06085). If `scale`
-    depends on variables, the ends pass the gradient on to it.
+    The gradient goes straight through inside the range and is 0 outside of it (Bengio et al. 2013,
+    arXiv:1308.3432). Scale and zero point get none; see `learned` for those that shall.
 
     Args:
         x: The tensor, float32.
@@ -269,16 +268,36 @@ def fake_quantize(x: Any, scale: Any, zero_point: Any, kind: Kind) -> Any:
         The tensor, of the same shape, on the grid.
     """
     shape = tuple(x.shape)
-    step, zero = spread(scale, shape, kind), spread(zero_point, shape, kind)
-    low, high = (kind.low - zero) * step, (kind.high - zero) * step
-    # Not maximum and minimum: their gradient at equality is split in two.
-    inside = ops.where(x < low, low, ops.where(x > high, high, x))
-    # Not `x / step`, which once in some hundred thousand numbers is another integer: XLA compiles
-    # that to this, and XNNPACK computes this of a model's inputs.
-    whole = ops.clip(_round(x * inverse(step), kind.rounding, ops) + zero, kind.low, kind.high)
-    on_grid = (whole - zero) * step
-    # The difference is at most half a step: by Sterbenz' lemma the sum is `on_grid` exactly.
-    return inside + ops.stop_gradient(on_grid - inside)
+    step, zero = (ops.stop_gradient(spread(v, shape, kind)) for v in (scale, zero_point))
+    return straight_through(x, step, kind.low - zero, kind.high - zero, kind.rounding)
+
+
+def straight_through(x: Any, step: Any, low: Any, high: Any, rounding: str) -> Any:
+    """Numbers on a grid; the gradient is 1 inside the range and 0 outside of it.
+
+    Args:
+        x: The tensor.
+        step: Of a shape that goes with it, like the next two; without gradient.
+        low: The lowest integer, counted from the zero point.
+        high: The highest.
+        rounding: See `Kind`.
+    """
+
+    # One operation to the backend's gradients: eagerly, every pass over memory costs.
+    def rounded(x: Any, step: Any, low: Any, high: Any) -> tuple[Any, Any]:
+        # Not `x / step`, which once in some hundred thousand numbers is another integer: XLA
+        # compiles that to this, and XNNPACK computes this of a model's inputs.
+        whole = ops.clip(_round(x * inverse(step), rounding, ops), low, high)
+
+        def gradient(*args: Any, upstream: Any = None) -> tuple[Any, ...]:
+            upstream = args[0] if upstream is None else upstream
+            inside = ops.logical_and(x >= low * step, x <= high * step)
+            none = (ops.zeros_like(value) for value in (step, low, high))
+            return ops.where(inside, upstream, 0.0), *none
+
+        return whole * step, gradient
+
+    return ops.custom_gradient(rounded)(x, step, low, high)
 
 
 def _round(x: Any, rounding: str, xp: Any) -> Any:

@@ -6,16 +6,15 @@ from typing import Any
 
 from keras import ops
 
-from sentei.quantization.grid import Kind, fake_quantize, spread
+from sentei.quantization.grid import Kind, spread, straight_through
 
 
 def learned(x: Any, scale: Any, zero_point: Any, kind: Kind) -> Any:
     """Numbers rounded to a grid whose step size gets LSQ's gradient.
 
     Equation 3: with `v = x / s`, `dq/ds` is `round(v) - v` inside the range, and the outermost
-    integer outside. The last comes from the ends of `fake_quantize`'s range; the first is added
-    here. With low and high end learned this is LSQ+ (Bhalgat et al. 2020, arXiv:2004.09576), whose
-    offset moves with the ends.
+    integer outside. With low and high end learned this is LSQ+ (Bhalgat et al. 2020,
+    arXiv:2004.09576), whose offset moves with the ends.
 
     Args:
         x: The tensor, float32.
@@ -26,14 +25,13 @@ def learned(x: Any, scale: Any, zero_point: Any, kind: Kind) -> Any:
     Returns:
         The same numbers as `fake_quantize`.
     """
-    rounded = fake_quantize(x, scale, zero_point, kind)
     shape = tuple(x.shape)
-    step, zero = spread(scale, shape, kind), spread(zero_point, shape, kind)
-    fixed = ops.stop_gradient(step)
-    low, high = (kind.low - zero) * fixed, (kind.high - zero) * fixed
-    inside = ops.logical_and(x >= low, x <= high)
-    error = ops.where(inside, (ops.stop_gradient(rounded) - x) / fixed, 0.0)
-    return rounded + ops.stop_gradient(error) * (step - fixed)
+    step, zero = spread(scale, shape, kind), ops.stop_gradient(spread(zero_point, shape, kind))
+    fixed, low, high = ops.stop_gradient(step), kind.low - zero, kind.high - zero
+    rounded = straight_through(x, fixed, low, high, kind.rounding)
+    inside = ops.logical_and(x >= low * fixed, x <= high * fixed)
+    slope = (rounded - ops.where(inside, x, 0.0)) / fixed
+    return rounded + ops.stop_gradient(slope) * (step - fixed)
 
 
 def slowed(value: Any, count: Any, kind: Kind) -> Any:

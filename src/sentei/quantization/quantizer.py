@@ -208,7 +208,9 @@ class ActivationQuantizer(Quantizer):
         scale, zero = grids.numbers(low, high, self.kind)
         function = learned if self.ranges == "learned" else grids.fake_quantize
         rounded = function(full, scale, ops.stop_gradient(zero), self.kind)
-        return ops.cast(ops.where(self.ready(), rounded, full), x.dtype)
+        if not self.surely_ready:
+            rounded = ops.where(self.ready(), rounded, full)
+        return ops.cast(rounded, x.dtype)
 
     def ready(self) -> Any:
         """See the base class."""
