@@ -1,5 +1,9 @@
 """The collaborative flows of the old toolkit: quantization that keeps zeros and clusters."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -101,6 +105,65 @@ def test_kept_while_training(flow, tmp_path):
     assert_kept(loaded, start, zeros, clusters)
     bare = keras.models.load_model(tmp_path / "m.keras", compile=False)
     assert_kept(fit(bare), start, zeros, clusters)
+
+
+@pytest.mark.core
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="Keras' exporter needs TensorFlow"
+)
+@pytest.mark.parametrize("make", [pruned, lambda: fit(quantize(network(), None))])
+def test_models_convert_through_keras_own_exporter(make, tmp_path):
+    model = make()
+    model.export(tmp_path / "m.tflite", format="litert", verbose=False)
+    runner = Runner(tmp_path / "m.tflite")
+    for sample, wanted in zip(X[:8, None], model.predict(X[:8], verbose=0), strict=True):
+        (found,) = runner(sample).values()
+        np.testing.assert_allclose(found[0], wanted, atol=1e-5)
+
+
+DATA_PARALLEL = """
+import keras, numpy as np
+from sentei import tfmot
+
+devices = keras.distribution.list_devices()
+assert len(devices) == 2, devices
+keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+x = np.random.default_rng(0).normal(size=(64, 12)).astype("float32")
+y = np.random.default_rng(1).integers(0, 4, 64)
+
+
+def fit(model):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0)
+    return model
+
+
+def network():
+    return keras.Sequential([keras.Input((12,)), keras.layers.Dense(16), keras.layers.Dense(4)])
+
+
+sparsity, clustering = tfmot.sparsity.keras, tfmot.clustering.keras
+schedule = sparsity.PolynomialDecay(0.2, 0.75, 0, 6, frequency=2)
+model = sparsity.strip_pruning(fit(sparsity.prune_low_magnitude(network(), schedule)))
+assert all(np.mean(w == 0) == 0.75 for w in model.get_weights()[::2])
+model = clustering.strip_clustering(fit(clustering.cluster_weights(network(), 4)))
+assert all(len(np.unique(w)) == 4 for w in model.get_weights()[::2])
+fit(tfmot.quantization.keras.quantize_model(network()))
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras distributes on JAX")
+def test_two_devices_share_the_batches():
+    flags = "--xla_force_host_platform_device_count=2"
+    run = subprocess.run(
+        [sys.executable, "-c", DATA_PARALLEL],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_plain_quantization_keeps_nothing():
