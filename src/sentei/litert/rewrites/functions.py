@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sentei.litert.rewrites.arithmetic import ELEMENTWISE, evaluate
+from sentei.litert.rewrites.choices import in_real_numbers
 from sentei.litert.rewrites.graph import Value
 
 # Dense where activations bend, sparse far out, so that a clip at 20 or 1000 is not overlooked.
@@ -37,6 +38,7 @@ class _Known:
 
     curve: np.ndarray
     write: Callable[[Any], Any]
+    chooses: bool = False
 
 
 def _composite(
@@ -68,6 +70,7 @@ _TABLE = (
     _Known(
         _row(lambda x: x if x > 0 else math.expm1(x)),
         lambda x: jnp.where(x > 0, x, jnp.expm1(x)),
+        chooses=True,
     ),
     _Known(
         _row(lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x)))),
@@ -116,5 +119,8 @@ def _replace(value: Value, leaf: Value, curve: np.ndarray) -> None:
                 shown = replace(leaf.view, array=known.write(leaf.view.array)).shown()
                 value.array, value.view = shown.array, shown.view
             else:
-                value.array, value.view = known.write(leaf.array), None
+                array = (
+                    in_real_numbers(known.write, leaf) if known.chooses else known.write(leaf.array)
+                )
+                value.array, value.view = array, None
             return

@@ -13,6 +13,7 @@ from jax.extend import core
 from jax.extend.core import primitives
 
 from sentei.litert.rewrites import (
+    choices,
     convolutions,
     folding,
     functions,
@@ -51,6 +52,7 @@ _MARKS = ("composite",)
 # A name may have several rules: the first that answers wins. "jit x": a function x of JAX itself.
 _RULES: dict[str, list[Rule]] = {}
 for _table in (
+    choices.RULES,
     folding.RULES,
     loops.RULES,
     windows.RULES,
