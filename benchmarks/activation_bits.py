@@ -15,12 +15,14 @@ are for the test), as 24 logarithmic mel bands of 20 frames. Accuracy is measure
     python benchmarks/activation_bits.py            # 3 seeds: about 20 minutes on 2 cores
     python benchmarks/activation_bits.py --quick    # 1 seed, 20 epochs
 
-Writes benchmarks/results/activation_bits.json and .md.
+Writes benchmarks/results/activation_bits.json and .md. What is done is kept there and not measured
+again with the same setting; `--fresh` begins anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -141,8 +143,9 @@ def table(results: dict[str, Any]) -> str:
                 mean(own, "float_operators", "{:.0f}".format),
             ]
             lines.append(f"| {states} | {name} | {' | '.join(cells)} |")
+    seeds = min(len(runs) for runs in results["states"].values())
     return "\n".join(lines) + (
-        f"\n\nSetting `{results['setting']}`: {results['seeds']} seeds, "
+        f"\n\nSetting `{results['setting']}`: {seeds} of {results['seeds']} seeds, "
         f"{results['epochs']} epochs, "
         f"{results['words']} words of the Free Spoken Digit Dataset, on {results['backend']}.\n"
     )
@@ -152,18 +155,24 @@ def main() -> None:
     """Trains, quantizes, measures and writes the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="1 seed, 20 epochs")
-    setting = "quick" if parser.parse_args().quick else "default"
+    parser.add_argument("--fresh", action="store_true", help="measure everything anew")
+    arguments = parser.parse_args()
+    setting = "quick" if arguments.quick else "default"
     seeds, epochs, more = SETTINGS[setting]
     split = data.spoken_digits(STEPS, BANDS)
-    results: dict[str, Any] = {"setting": setting, "seeds": seeds, "epochs": epochs}
-    results |= {"words": len(split.x_test), "backend": keras.backend.backend(), "states": {}}
+    head = {"setting": setting, "seeds": seeds, "epochs": epochs, "words": len(split.x_test)}
+    head["backend"] = keras.backend.backend()
+    results: dict[str, Any] = {**head, "states": {}}
+    if RESULTS.exists() and not arguments.fresh:
+        kept = json.loads(RESULTS.read_text())
+        results = kept if {name: kept[name] for name in head} == head else results
     for states in STATES:
-        runs = results["states"][str(states)] = []
-        for seed in range(seeds):
+        runs = results["states"].setdefault(str(states), [])
+        for seed in range(len(runs), seeds):
             runs.append(rows_of(states, seed, split, epochs, more))
             said = ", ".join(f"{name} {row['accuracy']:.1%}" for name, row in runs[-1].items())
             print(f"{states} states, seed {seed}: {said}", file=sys.stderr, flush=True)
-    data.keep(RESULTS, results, table(results))
+            data.keep(RESULTS, results, table(results))
     print(table(results))
 
 
