@@ -86,6 +86,10 @@ TWO = {
     "difference": lambda a, b: kl.Subtract()([a, b]),
     "product": lambda a, b: kl.Multiply()([a, b]),
     "ops": lambda a, b: a * b + a,
+    "sum of three, relu": lambda a, b: kl.ReLU()(kl.Add()([a, b, kl.Conv2D(8, 1)(a)])),
+    "product of three": lambda a, b: kl.Multiply()([a, b, kl.Conv2D(8, 1)(a)]),
+    "mean of two": lambda a, b: kl.Average()([a, b]),
+    "mean of three": lambda a, b: kl.Average()([a, b, kl.Conv2D(8, 1)(a)]),
 }
 
 

@@ -8,6 +8,7 @@ from keras import layers as kl
 
 from sentei.core.graph import graph_of, is_graph
 from sentei.quantization.calls import Rounded, plan_subclassed
+from sentei.quantization.pairs import in_pairs
 from sentei.quantization.plan import Activation, Plan, Weight, plan_graph
 from sentei.quantization.quantizer import ActivationQuantizer, FixedQuantizer, Quantizer
 from sentei.quantization.settings import Settings
@@ -23,7 +24,8 @@ def plan_of(model: Any, settings: Settings, specs: Any) -> tuple[Plan, dict[str,
         specs: What a subclassed model is called with; see `calls.specs_of`.
     """
     if is_graph(model):
-        return plan_graph(model, graph_of(model), settings.scheme_of), {}
+        graph = in_pairs(graph_of(model), lambda *layer: settings.scheme_of(*layer) is not None)
+        return plan_graph(model, graph, settings.scheme_of), {}
     return plan_subclassed(model, specs, settings.scheme_of)
 
 

@@ -37,8 +37,18 @@ def _is_marked(value: Value) -> bool:
     return mark is not None and mark.params["name"] == NAME
 
 
+def _is_leaky(step: Step) -> bool:
+    """Whether it chooses between a tensor and its multiple: LiteRT has a leaky rectifier."""
+    cases = step.inputs[1:]
+    for one, other in (cases, cases[::-1]) if len(cases) == 2 else ():
+        multiple = other.made_by("mul")
+        if multiple is not None and one in multiple.inputs:
+            return any(value.scalar is not None for value in multiple.inputs)
+    return False
+
+
 def _chosen(step: Step, _: Run) -> Sequence[Any] | None:
-    if not any(map(_is_marked, step.inputs)):
+    if not any(map(_is_marked, step.inputs)) or _is_leaky(step):
         return None
     arrays = [v.array + _NOTHING if _is_marked(v) else v.array for v in step.inputs]
     return [step.bind(*arrays)[0] + _NOTHING]
