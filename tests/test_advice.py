@@ -94,6 +94,38 @@ def test_what_it_measures_is_what_the_files_do(model, tmp_path):
     assert nothing_is_that_good[0] == "training int8"
 
 
+def test_candidates_that_are_trained_are_measured_too(model, tmp_path):
+    before = model.get_weights()
+    samples, labels = np.concatenate([X] * 4), np.concatenate([Y] * 4)
+    advice = sentei.advise(model, samples, labels, training=True, epochs=3, runs=1)
+    by_name = {m.name: m for m in advice.measured}
+    assert set(by_name) == {"float32", *(c.name for c in CHOICES)}
+    assert not [m.failure for m in advice.measured if m.failure]
+    assert all(m.accuracy > 0.9 for m in advice.measured)
+    pruned, clustered = by_name["pruning before"], by_name["clustering before"]
+    assert pruned.bytes == pytest.approx(by_name["int8"].bytes, rel=0.05)
+    # 1,792 weights: 80 % zeros, or 4 bits each, of which int8 packs few.
+    assert pruned.packed < by_name["int8"].packed - 700
+    assert clustered.packed < by_name["int8"].packed - 500
+    assert advice.recommended in {c.name for c in CHOICES if c.is_mode}
+    for weight, after in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, after)
+
+
+def test_what_cannot_be_trained_is_said(model):
+    plain = keras.Sequential.from_config(model.get_config())
+    plain.set_weights(model.get_weights())
+    advice = sentei.advise(plain, X, Y, training=True, runs=1)
+    failed = {m.name: m.failure for m in advice.measured if m.failure}
+    assert set(failed) == {c.name for c in CHOICES if not c.is_mode}
+    assert all("Compile the model" in failure for failure in failed.values())
+    assert "pruning before failed: Compile the model" in str(advice)
+    with pytest.raises(SenteiError, match="not measured on, of which there are 0"):
+        sentei.advise(model, X[:90], Y[:90], training=True)
+    with pytest.raises(SenteiError, match="`epochs` must be 0 or more"):
+        sentei.advise(model, X, Y, training=True, epochs=-1)
+
+
 def test_on_the_command_line(model, tmp_path, capsys):
     model.save(tmp_path / "m.keras")
     np.savez(tmp_path / "d.npz", x=X, y=Y)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sentei.advice.choices import CHOICES, HARDWARE, Choice, fitting, ranked
 from sentei.advice.measure import FLOAT, Measured, measure
+from sentei.advice.train import BATCH, Lesson
 from sentei.core.errors import SenteiError
 from sentei.litert import tables
 
@@ -20,6 +21,9 @@ from sentei.litert import tables
 _CALIBRATED, _MEASURED = 100, 500
 # What may be lost without labels: 20 dB are a tenth of the outputs' magnitude.
 _LEAST_AGREEMENT, _LEAST_SQNR = 0.98, 20.0
+
+
+_MODES = {choice.name for choice in CHOICES if choice.is_mode}
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Advice:
         order: The choices to try in turn, each with its reason.
         choices: Those that are possible.
         others: Why each of the others is not.
-        measured: The files of those that need no training, the float file first; empty without a
-            model.
+        measured: Their files, the float file first; those of the choices that need training only
+            where they were trained. Empty without a model.
     """
 
     hardware: str
@@ -68,7 +72,10 @@ class Advice:
         return shown
 
     def _measurements(self) -> Table:
-        columns = ("file", "bytes", "share", "accuracy", "as float", "SQNR dB", "ms", "ratio")
+        columns = (
+            *("file", "bytes", "share", "packed"),
+            *("accuracy", "as float", "SQNR dB", "ms", "ratio"),
+        )
 
         def text(value: float | None, form: str) -> str:
             return "" if value is None else form.format(value)
@@ -78,6 +85,7 @@ class Advice:
                 m.name,
                 text(m.bytes, "{:,}"),
                 text(m.share, "{:.2f}x"),
+                text(m.packed, "{:,}"),
                 text(m.accuracy, "{:.2%}"),
                 text(m.agreement, "{:.2%}"),
                 text(m.sqnr, "{:.1f}"),
@@ -101,14 +109,17 @@ def advise(
     hardware: str = "cpu",
     training: bool = False,
     tolerance: float = 0.01,
+    epochs: int = 1,
     runs: int = 30,
     progress: bool | None = None,
 ) -> Advice:
     """Which technique to use, from what there is and where the model shall run.
 
-    Without a model, the rules of thumb. With one, every candidate that needs no training is
-    written, run on the samples and timed with the LiteRT runtime, and the recommendation is the
-    smallest (of these the fastest) that loses no more than `tolerance`.
+    Without a model, the rules of thumb. With one, every candidate is written, run on the samples
+    and timed with the LiteRT runtime, and the recommendation is the smallest (of these the fastest)
+    that loses no more than `tolerance`. With `training` and labels, copies of a compiled model are
+    trained, too: quantized, pruned to 80 %, clustered to 16 values, for `epochs` on all samples but
+    those that are measured on. That is short: longer training loses less.
 
     Args:
         model: A built Keras model, or None.
@@ -120,6 +131,7 @@ def advise(
             `"microcontroller"`.
         training: Whether there are labeled data and time to train.
         tolerance: How much accuracy may be lost, as a share.
+        epochs: How often candidates that are trained go through the samples; 0: none is trained.
         runs: Timed rounds.
         progress: Whether to say on a terminal what is done; None: if there is one.
 
@@ -132,6 +144,8 @@ def advise(
     """
     if hardware not in HARDWARE:
         raise SenteiError(f"`hardware` must be one of {HARDWARE}. Received: {hardware!r}.")
+    if epochs < 0:
+        raise SenteiError(f"`epochs` must be 0 or more. Received: {epochs}.")
     if labels is not None and data is None:
         raise SenteiError("`labels` belong to samples: give `data` too.")
     have = "training" if training else "nothing" if data is None else "samples"
@@ -146,6 +160,11 @@ def advise(
     name, reason = order[0]
     if model is not None:
         calibration, samples, truth = _split(data, labels)
+        trained: list[str] = []
+        lesson = None
+        if training and truth is not None and epochs:
+            trained = [choice.name for choice in possible if not choice.is_mode]
+            lesson = Lesson(*_rest(data, labels), epochs, calibration, hardware)
         modes = [
             choice.name
             for choice in possible
@@ -153,7 +172,8 @@ def advise(
         ]
         with tempfile.TemporaryDirectory() as folder:
             measured = measure(
-                model, modes, calibration, samples, truth, Path(folder), runs, progress
+                *(model, modes, calibration, samples, truth, Path(folder), runs, progress),
+                *(trained, lesson),
             )
         name, reason = _best(measured, name, reason, tolerance, training)
     return Advice(hardware, have, name, reason, order, tuple(possible), others, measured)
@@ -173,15 +193,38 @@ def _split(data: Any, labels: Any) -> tuple[Any, Any, np.ndarray | None]:
         raise SenteiError(
             f"The samples (and labels) must be as many each, and some. Received: {sorted(counts)}."
         )
-    (count,) = counts
+    rest = _measured_on(*counts)
+    return (
+        _cut(data, slice(_CALIBRATED)),
+        _cut(data, rest),
+        None if truth is None else truth[rest],
+    )
+
+
+def _measured_on(count: int) -> slice:
+    """Which of some samples are measured on."""
     first = _CALIBRATED if count >= 2 * _CALIBRATED else 0
-    rest = slice(first, first + _MEASURED)
+    return slice(first, first + _MEASURED)
 
-    def cut(where: slice) -> Any:
-        found = {name: array[where] for name, array in arrays.items()}
-        return found if isinstance(data, Mapping) else found[""]
 
-    return cut(slice(_CALIBRATED)), cut(rest), None if truth is None else truth[rest]
+def _cut(data: Any, where: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {name: np.asarray(array)[where] for name, array in data.items()}
+    return np.asarray(data)[where]
+
+
+def _rest(data: Any, labels: Any) -> tuple[Any, np.ndarray]:
+    """The samples and labels that are not measured on."""
+    truth = np.asarray(labels)
+    free = np.ones(len(truth), bool)
+    free[_measured_on(len(truth))] = False
+    if np.count_nonzero(free) < BATCH:
+        raise SenteiError(
+            f"Candidates are trained on the samples that are not measured on, of which there are "
+            f"{np.count_nonzero(free)}: give {2 * _CALIBRATED} samples or more (thousands are "
+            "better), or epochs=0 to train none."
+        )
+    return _cut(data, free), truth[free]
 
 
 def _best(
@@ -208,12 +251,14 @@ def _best(
         tried = max(files, key=lambda m: m.sqnr or 0.0, default=None)
         if tried is None:
             return name, f"{reason}; none could be measured"
-        if training:
+        if training and all(m.name in _MODES for m in files):
             return "training int8", "all that needs no training loses more than you allow"
         return tried.name, f"it loses least, yet more than you allow ({loss(tried)[1]})"
     # Sizes within a twentieth are the same: then speed decides.
     smallest = min(m.bytes or 0 for m in good)
     close = [m for m in good if (m.bytes or 0) <= 1.05 * smallest]
+    # Not trained, where that is as good.
+    close = [m for m in close if m.name in _MODES] or close
     best = min(close, key=lambda m: m.milliseconds or 0.0)
     return best.name, (
         f"the smallest and fastest that is good enough: {best.share:.2f} of the bytes, "

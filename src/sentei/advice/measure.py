@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from sentei.advice.train import Lesson, write_trained
+from sentei.codec import pack
 from sentei.core.errors import SenteiError
 from sentei.litert.benchmarking import benchmark
 from sentei.litert.export import export
@@ -26,6 +28,7 @@ class Measured:
         name: The choice.
         bytes: Its size; None where it could not be written.
         share: Its size over the float file's.
+        packed: Its bytes for download and storage, by `sentei.pack`.
         accuracy: The share of samples whose largest output is the label; None without labels.
         agreement: The share of samples whose largest output is the float file's; None for outputs
             of one number, or of several tensors.
@@ -38,6 +41,7 @@ class Measured:
     name: str
     bytes: int | None = None
     share: float | None = None
+    packed: int | None = None
     accuracy: float | None = None
     agreement: float | None = None
     sqnr: float | None = None
@@ -62,8 +66,10 @@ def measure(
     folder: Path,
     runs: int,
     progress: bool | None,
+    trained: Sequence[str] = (),
+    lesson: Lesson | None = None,
 ) -> tuple[Measured, ...]:
-    """Writes the model in each mode and measures the files.
+    """Writes the model as each candidate and measures the files.
 
     Args:
         model: The Keras model.
@@ -74,20 +80,27 @@ def measure(
         folder: Where to write the files.
         runs: Timed rounds.
         progress: Whether to say on a terminal what is done; None: if there is one.
+        trained: Choices that are trained.
+        lesson: What on.
 
     Returns:
-        The float file, then one entry per mode.
+        The float file, then one entry per mode and trained choice.
     """
     say = _teller(progress)
     paths: dict[str, Path] = {}
     failures: dict[str, str] = {}
-    for number, mode in enumerate((FLOAT, *modes)):
-        say(f"writing {mode} ({number + 1} of {len(modes) + 1})")
+    names = (FLOAT, *modes, *trained)
+    for number, mode in enumerate(names):
+        training = mode in trained
+        say(f"{'training' if training else 'writing'} {mode} ({number + 1} of {len(names)})")
         path = folder / f"{mode}.tflite"
         try:
-            wanted = calibration if mode in ("int8", "int16x8") else None
-            quantize = None if mode == FLOAT else mode
-            export(model, path, quantize=quantize, calibration=wanted)
+            if training and lesson is not None:
+                write_trained(mode, model, lesson, path)
+            else:
+                wanted = calibration if mode in ("int8", "int16x8") else None
+                quantize = None if mode == FLOAT else mode
+                export(model, path, quantize=quantize, calibration=wanted)
             paths[mode] = path
         except SenteiError as error:
             if mode == FLOAT:
@@ -103,7 +116,7 @@ def measure(
     times = dict(zip(paths, benchmark(list(paths.values()), runs=runs), strict=True))
     say("")
     made = []
-    for mode in (FLOAT, *modes):
+    for mode in names:
         if mode in failures:
             made.append(Measured(mode, failure=failures[mode]))
             continue
@@ -114,6 +127,7 @@ def measure(
                 mode,
                 size,
                 size / paths[FLOAT].stat().st_size,
+                pack(paths[mode], folder / "packed").packed_size,
                 accuracy,
                 agreement,
                 None if mode == FLOAT else sqnr,

@@ -37,6 +37,12 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=0.01, help="accuracy that may be lost (default 0.01)"
     )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=1,
+        help="with --training and --labels, how long candidates are trained (default 1; 0: not)",
+    )
     parser.add_argument("--runs", type=positive, default=30, help="timed rounds (default 30)")
 
 
@@ -62,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             hardware=arguments.hardware,
             training=arguments.training,
             tolerance=arguments.tolerance,
+            epochs=arguments.epochs,
             runs=arguments.runs,
             progress=False,
         )
