@@ -80,6 +80,8 @@ def put_on(model: Any, before: Projected | None = None) -> None:
     now = find(model)
     if now is not None and not now.built:
         _build_outside_of_graphs(now)
+        if not model.built:
+            _build_at_first_batch(model)
     if now is not None and now.built and before is not None and before.built:
         carry(before, now)
 
@@ -100,6 +102,36 @@ def _build_outside_of_graphs(projected: Projected) -> None:
             build(variables)
 
     projected.build = build_now  # type: ignore[method-assign]
+
+
+def _build_at_first_batch(model: Any) -> None:
+    """Makes a model build before TensorFlow traces its first step, as on the other backends.
+
+    Variables made in a trace have no values until it is over, and rules look at them.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+
+    def make_train_function(force: bool = False) -> None:
+        type(model).make_train_function(model, force)
+        function = model.train_function
+        if model.built:
+            return
+
+        def first(iterator: Any) -> Any:
+            batch = getattr(iterator, "element_spec", None)
+            if batch is None:  # `train_on_batch`
+                batch = next(iterator)
+                iterator = iter([batch])
+            if not model.built:
+                x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+                model(keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), x))
+            model.train_function = function
+            return function(iterator)
+
+        model.train_function = first
+
+    model.make_train_function = make_train_function
 
 
 def carry(before: Projected, now: Projected) -> None:
