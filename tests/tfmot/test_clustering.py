@@ -171,6 +171,38 @@ def test_subclassed_model_and_experimental_name():
     assert find(model) is None
 
 
+def batches():
+    while True:
+        yield X, Y
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    "train",
+    [
+        fit,
+        lambda model: model.train_on_batch(X, Y),
+        lambda model: model.fit(batches(), steps_per_epoch=1, shuffle=False, verbose=0),
+    ],
+    ids=["fit", "batch", "generator"],
+)
+@pytest.mark.parametrize(
+    "make", [Subclassed, lambda: keras.Sequential([kl.Flatten(), kl.Dense(4)])]
+)
+def test_model_that_is_built_by_its_first_batch(make, train):
+    model = compiled(clustering.cluster_weights(make(), 6))
+    assert not model.built
+    train(model)
+    start = kernel_of(model)
+    train(model)
+    assert not np.array_equal(start, kernel_of(model))
+    assert distinct(clustering.strip_clustering(model)) == [6]
+
+
+def kernel_of(model):
+    return next(w for w in model.get_weights() if w.ndim > 1)
+
+
 @pytest.mark.parametrize(
     "call, match",
     [

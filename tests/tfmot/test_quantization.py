@@ -260,6 +260,24 @@ def test_config_that_a_scheme_can_say(config, bits, tmp_path):
         sentei.export(qmodel, tmp_path / "m.tflite")  # checks the file against the model
 
 
+class NoOutput(FourBits):
+    def get_output_quantizers(self, layer):
+        pass
+
+
+class ClippedNoOutput(NoOutput):
+    def get_weights_and_quantizers(self, layer):
+        return [(layer.kernel, Clipping())]
+
+
+@pytest.mark.parametrize("config", [NoOutput, ClippedNoOutput])
+def test_config_may_return_nothing_for_outputs(config):
+    net = keras.Sequential(
+        [keras.Input((12,)), quantization.quantize_annotate_layer(kl.Dense(4), config())]
+    )
+    fit(compiled(quantization.quantize_apply(net)))
+
+
 def test_parts_of_a_layer():
     model = keras.Sequential([keras.Input((12,), name="x"), annotate(kl.Dense(4), NoActivation())])
     qmodel = quantization.quantize_apply(model)

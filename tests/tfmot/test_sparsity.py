@@ -161,6 +161,35 @@ def test_subclassed_model():
     assert zeros(stripped) == [0.0, 0.0]
 
 
+@pytest.mark.core
+def test_subclassed_model_that_was_loaded_is_compiled_again(tmp_path):
+    def make():
+        schedule = sparsity.PolynomialDecay(0.2, 0.75, 0, 12, frequency=2)
+        return compiled(sparsity.prune_low_magnitude(Subclassed(), schedule))
+
+    model = make()
+    fit(model, 1)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    for _ in range(2):
+        before = loaded.get_weights()
+        compiled(loaded, "sgd")
+        for one, other in zip(before, loaded.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    fit(loaded, 1)
+    assert zeros(loaded)[0] < 0.75  # the schedule goes on
+    fit(loaded, 1)
+    assert zeros(loaded) == pytest.approx(expected(loaded, 0.75))
+    loaded.save(tmp_path / "again.keras")
+    loaded = keras.models.load_model(tmp_path / "again.keras")
+    fit(compiled(loaded), 1)
+    assert zeros(loaded) == pytest.approx(expected(loaded, 0.75))
+    stripped = sparsity.strip_pruning(loaded)
+    fit(compiled(stripped), 1)
+    assert find(stripped) is None
+    assert zeros(stripped) == [0.0, 0.0]
+
+
 def test_custom_layer_lists_its_weights():
     model = keras.Sequential(
         [keras.Input((12,)), sparsity.prune_low_magnitude(WithBias(16)), kl.Dense(4)]

@@ -69,6 +69,15 @@ def forget(model: Any, kind: type) -> None:
         _WISHES[model] = [wish for wish in _WISHES[model] if not isinstance(wish, kind)]
 
 
+def asked(model: Any) -> bool:
+    """Whether something was asked for a whole model.
+
+    Args:
+        model: A Keras model.
+    """
+    return bool(_WISHES.get(model))
+
+
 def wishes(model: Any) -> list[tuple[Any, Wish]]:
     """What was asked about the layers of a model: each layer and its wish, outermost first.
 

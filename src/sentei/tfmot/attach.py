@@ -19,8 +19,8 @@ from keras import ops
 
 from sentei.core.install import attach, find
 from sentei.core.project import Projected
-from sentei.core.projection import Projection
-from sentei.tfmot.annotation import Wish, wishes
+from sentei.core.projection import Projection, Tensors
+from sentei.tfmot.annotation import Wish, asked, wishes
 
 
 def rules_of(model: Any) -> list[Projection]:
@@ -29,12 +29,13 @@ def rules_of(model: Any) -> list[Projection]:
     Args:
         model: A Keras model.
     """
-    asked: dict[tuple[int, str], tuple[Wish, list[Any]]] = {}
+    found: dict[tuple[int, str], tuple[Wish, list[Any]]] = {}
     for layer, wish in wishes(model):
-        asked.setdefault((wish.order, wish.key()), (wish, []))[1].append(layer)
+        found.setdefault((wish.order, wish.key()), (wish, []))[1].append(layer)
     # In order: a rule on clusters must know of zeros.
-    ordered = [asked[key] for key in sorted(asked, key=lambda key: key[0])]
-    return [rule for wish, layers in ordered for rule in wish.rules(model, layers)]
+    ordered = [found[key] for key in sorted(found, key=lambda key: key[0])]
+    rules = [rule for wish, layers in ordered for rule in wish.rules(model, layers)]
+    return [*rules, AskedForWhole()] if asked(model) else rules
 
 
 @keras.saving.register_keras_serializable("sentei")
@@ -58,6 +59,35 @@ class Pending(Projection):
         return {}
 
 
+@keras.saving.register_keras_serializable("sentei")
+class AskedForWhole(Projection):
+    """Says that the rules beside it were asked for a whole model, and does nothing.
+
+    A file keeps no wishes about a subclassed model, only its rules: by this, a model that was
+    loaded keeps them when it is compiled again.
+    """
+
+    def build(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        """Nothing."""
+
+    def project(self, values: Tensors, gradients: Tensors, step: Any) -> Tensors:
+        """Changes nothing."""
+        return {}
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+def _kept(before: Projected | None) -> list[Projection]:
+    """The rules of an optimizer anew, if they were asked for a whole model."""
+    rules = [] if before is None else before.projections
+    if not any(isinstance(rule, AskedForWhole) for rule in rules):
+        return []
+    saved = [keras.saving.serialize_keras_object(rule) for rule in rules]
+    return [keras.saving.deserialize_keras_object(rule) for rule in saved]
+
+
 def put_on(model: Any, before: Projected | None = None) -> None:
     """Puts the rules that a model's annotated layers ask for on its optimizer, unless they are on.
 
@@ -65,7 +95,10 @@ def put_on(model: Any, before: Projected | None = None) -> None:
         model: A compiled Keras model.
         before: The optimizer that it had before it was compiled.
     """
-    if getattr(model, "optimizer", None) is None or not wishes(model):
+    if getattr(model, "optimizer", None) is None:
+        return
+    kept = [] if wishes(model) else _kept(before)
+    if not kept and not wishes(model):
         return
     there = find(model)
     if there is not None:
@@ -75,11 +108,13 @@ def put_on(model: Any, before: Projected | None = None) -> None:
         if model.built:  # a file in HDF5 is read into it; Keras would build it on no variables
             there.build(model.trainable_variables)
         return
-    for rule in rules_of(model) if model.built else [Pending(model)]:
+    for rule in kept or (rules_of(model) if model.built else [Pending(model)]):
         attach(model, rule)
     now = find(model)
     if now is not None and not now.built:
         _build_outside_of_graphs(now)
+        if not model.built:
+            _build_at_first_batch(model)
     if now is not None and now.built and before is not None and before.built:
         carry(before, now)
 
@@ -100,6 +135,36 @@ def _build_outside_of_graphs(projected: Projected) -> None:
             build(variables)
 
     projected.build = build_now  # type: ignore[method-assign]
+
+
+def _build_at_first_batch(model: Any) -> None:
+    """Makes a model build before TensorFlow traces its first step, as on the other backends.
+
+    Variables made in a trace have no values until it is over, and rules look at them.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+
+    def make_train_function(force: bool = False) -> None:
+        type(model).make_train_function(model, force)
+        function = model.train_function
+        if model.built:
+            return
+
+        def first(iterator: Any) -> Any:
+            batch = getattr(iterator, "element_spec", None)
+            if batch is None:  # `train_on_batch`
+                batch = next(iterator)
+                iterator = iter([batch])
+            if not model.built:
+                x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+                model(keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), x))
+            model.train_function = function
+            return function(iterator)
+
+        model.train_function = first
+
+    model.make_train_function = make_train_function
 
 
 def carry(before: Projected, now: Projected) -> None:

@@ -37,7 +37,7 @@ def setting_for(config: Any, layer: Any, usual: Custom) -> Custom | ByConfig:
 def _activations(config: Any, layer: Any, usual: Custom) -> Custom | None:
     proxy, probe = LayerProxy(layer), LayerProxy(layer)
     pairs = config.get_activations_and_quantizers(proxy)
-    outputs = config.get_output_quantizers(proxy)
+    outputs = config.get_output_quantizers(proxy) or []
     quantizers = [*(quantizer for _, quantizer in pairs), *outputs]
     if pairs:
         # As many as there are: what the config does with them shows in the stand-in.

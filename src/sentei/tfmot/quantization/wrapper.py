@@ -153,7 +153,7 @@ class QuantizeWrapper(Wrapping):
                 config.get_activations_and_quantizers(proxy)
             )
         )
-        for quantizer in config.get_output_quantizers(proxy)[:1]:
+        for quantizer in (config.get_output_quantizers(proxy) or [])[:1]:
             spec = None if shape is None else self.layer.compute_output_spec(_symbols(shape))
             self._output_of = _built(quantizer, getattr(spec, "shape", None), "output", self)
 
