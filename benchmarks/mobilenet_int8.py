@@ -6,6 +6,8 @@
     default                      `sentei.quantize`
     bias correction, AdaRound    the default, then `correct_bias` or `adaround`
     percentile, AdaRound         ranges without the outermost 0.01 %, then `adaround`
+    one scale a kernel           the default, without a scale for each channel
+    one scale, equalized         the same after `equalize(model, widen_relu6=True)`
 
 All are calibrated with the same 100 images. ImageNet itself may not be shipped, so images are
 random crops of 20 of its photos, mirrored half of the time, with the photos' labels; those for
@@ -40,7 +42,7 @@ import pretrained
 
 import sentei
 from sentei.litert.runtime import Runner
-from sentei.quantization import Custom, adaround, correct_bias
+from sentei.quantization import Custom, adaround, correct_bias, equalize
 
 RESULTS = data.HERE / "results" / "mobilenet_int8.json"
 CALIBRATION, IMAGES, QUICK, STEPS = 100, 1000, 200, 500
@@ -100,6 +102,12 @@ def ways(model: Any, samples: np.ndarray) -> dict[str, Callable[[Path], Any]]:
         sentei.export(model, dense)
         return sentei.quantize_file(dense, path, "int8", calibration=samples)
 
+    def equalized(path: Path) -> Any:
+        fresh = pretrained.mobilenet_v2()
+        equalize(fresh, widen_relu6=True)
+        qmodel = sentei.quantize(fresh, Custom(per_channel=False), calibration=samples)
+        return sentei.export(qmodel, path, verify=samples[:2])
+
     return {
         "float": lambda path: sentei.export(model, path),
         "int8, litert-quantizer": other,
@@ -110,6 +118,8 @@ def ways(model: Any, samples: np.ndarray) -> dict[str, Callable[[Path], Any]]:
         "int8, percentile, AdaRound": integers(
             Custom(observer="percentile"), lambda q: adaround(q, samples, steps=STEPS)
         ),
+        "int8, one scale a kernel": integers(Custom(per_channel=False)),
+        "int8, one scale a kernel, equalized": equalized,
     }
 
 
