@@ -7,7 +7,7 @@ from keras import layers
 
 import sentei
 from sentei.litert.runtime import Runner
-from sentei.quantization import quantized
+from sentei.quantization import Custom, quantized
 
 SIZE = 8
 # Each takes the generator and feature maps of shape (SIZE, SIZE, 8), and gives such a map.
@@ -149,3 +149,19 @@ def test_dense_layers_round_once_in_the_reference_kernels(tmp_path):
 @pytest.mark.parametrize("seed", range(2, 10))
 def test_more_random_graphs_are_as_simulated(seed, tmp_path):
     check(seed, tmp_path / "m.tflite")
+
+
+def test_a_padding_that_the_file_does_not_hold_is_not_taken_for_another(tmp_path):
+    # The first became the convolution's own; the second has its grid and size (MobileNetV2 with
+    # ReLU6 that reach 6 was refused).
+    keras.utils.set_random_seed(0)
+    x = y = keras.Input((8, 8, 4))
+    for stride in (1, 2):
+        y = layers.ReLU(6)(layers.Conv2D(12, 1)(y * 100.0))
+        y = layers.DepthwiseConv2D(3, stride)(layers.ZeroPadding2D(1)(y))
+    model = keras.Model(x, layers.Dense(5)(layers.GlobalAveragePooling2D()(y)))
+    images = np.random.default_rng(0).normal(size=(16, 8, 8, 4)).astype("float32")
+    qmodel = sentei.quantize(model, Custom(observer="minmax"), calibration=images)
+    report = sentei.export(qmodel, tmp_path / "m.tflite", verify=images)
+    assert report.operators["PAD"] == 1
+    assert report.integers.agreement == 1.0

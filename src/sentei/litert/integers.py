@@ -57,14 +57,6 @@ _WIDE = 4
 _HALF = 0.5
 # The same of the reference kernels alone: XNNPACK computes as the simulation does.
 _REFERENCE_ROUNDING = ("ADD", "MUL", "SUB")
-# Operators that move integers or choose among them, and compute none.
-_MOVES = {
-    "BROADCAST_TO", "CONCATENATION", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER", "GATHER_ND",
-    "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "MIRROR_PAD", "PACK", "PAD", "PADV2", "RELU", "RELU6",
-    "RELU_N1_TO_1", "RESHAPE", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "SELECT", "SELECT_V2",
-    "SLICE", "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE",
-    "UNPACK",
-}  # fmt: skip
 # Operators that multiply by a kernel: the places of the tensor they read and of the kernel.
 _KERNEL_OF = {
     "CONV_2D": (0, 1),
@@ -278,7 +270,6 @@ class _Judge:
     def __init__(self, model: Any, quantizers: Sequence[Any], signature: Signature) -> None:
         self._model, self._quantizers, self._signature = model, quantizers, signature
         self._grids: dict[int, tuple[float, int]] = {}
-        self._moved: set[int] = set()
         self._calls: list[tuple[str, list[int], int]] = []
         self._program = self._compiled() if keras.backend.backend() == "jax" else self._run
 
@@ -287,7 +278,6 @@ class _Judge:
     ) -> list[TensorCheck]:
         """Runs both on samples: the verdict on each quantized tensor that the file has."""
         self._grids = tensors.grids
-        self._moved = {i for i, writer in tensors.writers.items() if writer in _MOVES}
         names = [spec.name for spec in self._signature.inputs]
         tallies: list[_Tally] = []
         for sample in samples:
@@ -333,10 +323,11 @@ class _Judge:
             ]
             difference = ops.abs(theirs - ops.stack(ours))
             unequal = ops.sum(ops.cast(difference > _HALF, "float32"), axis=1)
-            # The converter merges what only moves integers: two moves that undo each other vanish.
-            # What has the same grid then was computed somewhere else.
+            # The converter merges what only moves integers: a padding becomes a convolution's own,
+            # two moves that undo each other vanish. What has the same grid then is another tensor.
+            # A move gone wrong shows where its numbers are computed with.
             held: Any = True
-            if quantizer.moved and self._moved.isdisjoint(candidates):
+            if quantizer.moved:
                 held = ops.min(unequal) < _HALF
             counts.append((ops.max(difference, axis=1), unequal, held))
             chosen = ops.take(theirs, ops.argmin(unequal), axis=0)
