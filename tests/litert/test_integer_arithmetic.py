@@ -36,6 +36,12 @@ def shared(x):
     return kl.Concatenate()([y, layer(y)])
 
 
+def summed_twice(a, b):
+    # The first call's partial sum must not have the name of the second call.
+    add, c = kl.Add(), kl.Conv2D(8, 1)(a)
+    return add([add([a, b, c]), kl.Conv2D(8, 1)(b), c])
+
+
 def excited(x):
     gate = kl.Conv2D(8, 1, activation="sigmoid")(kl.GlobalAveragePooling2D(keepdims=True)(x))
     return kl.Multiply()([x, gate])
@@ -87,6 +93,7 @@ TWO = {
     "product": lambda a, b: kl.Multiply()([a, b]),
     "ops": lambda a, b: a * b + a,
     "sum of three, relu": lambda a, b: kl.ReLU()(kl.Add()([a, b, kl.Conv2D(8, 1)(a)])),
+    "a shared sum of three": summed_twice,
     "product of three": lambda a, b: kl.Multiply()([a, b, kl.Conv2D(8, 1)(a)]),
     "mean of two": lambda a, b: kl.Average()([a, b]),
     "mean of three": lambda a, b: kl.Average()([a, b, kl.Conv2D(8, 1)(a)]),

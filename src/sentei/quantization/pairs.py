@@ -28,24 +28,21 @@ def in_pairs(graph: Graph, is_quantized: Callable[[Any, str], bool]) -> Graph:
     Returns:
         The graph; the node that ends on a merge's output has the merge's name.
     """
-    found = Graph([], graph.inputs, graph.outputs)
+    nodes: list[Node] = []
     places: list[int] = []
 
     def moved(tensor: Tensor) -> Tensor:
         return replace(tensor, node=places[tensor.node])
 
     for node in graph.nodes:
-        args, kwargs = filled(node.args, moved), filled(node.kwargs, moved)
         path = node.name.partition(":")[0]
         if _fits(node, graph) and is_quantized(node.operation, path):
-            _take_apart(node, list(replace(node, args=args).inputs), found.nodes)
+            _take_apart(node, [moved(tensor) for tensor in node.inputs], nodes)
         else:
-            own = replace(node, index=len(found.nodes), args=args, kwargs=kwargs)
-            found.nodes.append(own)
-        places.append(len(found.nodes) - 1)
-    found.inputs = filled(graph.inputs, moved)
-    found.outputs = filled(graph.outputs, moved)
-    return found
+            args, kwargs = filled(node.args, moved), filled(node.kwargs, moved)
+            nodes.append(replace(node, index=len(nodes), args=args, kwargs=kwargs))
+        places.append(len(nodes) - 1)
+    return Graph(nodes, filled(graph.inputs, moved), filled(graph.outputs, moved))
 
 
 def _fits(node: Node, graph: Graph) -> bool:
@@ -67,7 +64,7 @@ def _take_apart(node: Node, tensors: list[Tensor], nodes: list[Node]) -> None:
     mean = isinstance(node.operation, kl.Average)
     for place, tensor in enumerate(others):
         last = not mean and place == len(others) - 1
-        name = node.name if last else f"{node.name}:{place + 1}"
+        name = node.name if last else f"{node.name}:sum{place + 1}"
         whole = replace(node, operation=merge, name=name, index=len(nodes), shape=shape)
         nodes.append(replace(whole, args=([total, tensor],), arity=1))
         total = Tensor(len(nodes) - 1)
