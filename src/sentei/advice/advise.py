@@ -160,11 +160,10 @@ def advise(
     name, reason = order[0]
     if model is not None:
         calibration, samples, truth = _split(data, labels)
-        trained: list[str] = []
         lesson = None
         if training and truth is not None and epochs:
-            trained = [choice.name for choice in possible if not choice.is_mode]
-            lesson = Lesson(*_rest(data, labels), epochs, calibration, hardware)
+            trained = tuple(choice.name for choice in possible if not choice.is_mode)
+            lesson = Lesson(trained, *_rest(data, labels), epochs, calibration, hardware)
         modes = [
             choice.name
             for choice in possible
@@ -172,8 +171,7 @@ def advise(
         ]
         with tempfile.TemporaryDirectory() as folder:
             measured = measure(
-                *(model, modes, calibration, samples, truth, Path(folder), runs, progress),
-                *(trained, lesson),
+                model, modes, calibration, samples, truth, Path(folder), runs, progress, lesson
             )
         name, reason = _best(measured, name, reason, tolerance, training)
     return Advice(hardware, have, name, reason, order, tuple(possible), others, measured)

@@ -66,7 +66,6 @@ def measure(
     folder: Path,
     runs: int,
     progress: bool | None,
-    trained: Sequence[str] = (),
     lesson: Lesson | None = None,
 ) -> tuple[Measured, ...]:
     """Writes the model as each candidate and measures the files.
@@ -80,8 +79,7 @@ def measure(
         folder: Where to write the files.
         runs: Timed rounds.
         progress: Whether to say on a terminal what is done; None: if there is one.
-        trained: Choices that are trained.
-        lesson: What on.
+        lesson: Which other choices are trained, and on what; None: none.
 
     Returns:
         The float file, then one entry per mode and trained choice.
@@ -89,13 +87,13 @@ def measure(
     say = _teller(progress)
     paths: dict[str, Path] = {}
     failures: dict[str, str] = {}
+    trained = () if lesson is None else lesson.choices
     names = (FLOAT, *modes, *trained)
     for number, mode in enumerate(names):
-        training = mode in trained
-        say(f"{'training' if training else 'writing'} {mode} ({number + 1} of {len(names)})")
+        say(f"{'training' if mode in trained else 'writing'} {mode} ({number + 1} of {len(names)})")
         path = folder / f"{mode}.tflite"
         try:
-            if training and lesson is not None:
+            if lesson is not None and mode in trained:
                 write_trained(mode, model, lesson, path)
             else:
                 wanted = calibration if mode in ("int8", "int16x8") else None

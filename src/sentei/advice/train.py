@@ -30,6 +30,7 @@ class Lesson:
     """What candidates are trained on.
 
     Attributes:
+        choices: The names of the candidates.
         x: The samples, an array or a dict by name.
         y: The class index of each.
         epochs: How often to go through them.
@@ -37,6 +38,7 @@ class Lesson:
         hardware: Where the files shall run: a name of `HARDWARE`.
     """
 
+    choices: tuple[str, ...]
     x: Any
     y: np.ndarray
     epochs: int

@@ -326,9 +326,7 @@ class _Judge:
             # The converter merges what only moves integers: a padding becomes a convolution's own,
             # two moves that undo each other vanish. What has the same grid then is another tensor.
             # A move gone wrong shows where its numbers are computed with.
-            held: Any = True
-            if quantizer.moved:
-                held = ops.min(unequal) < _HALF
+            held = ops.min(unequal) < _HALF if quantizer.moved else True
             counts.append((ops.max(difference, axis=1), unequal, held))
             chosen = ops.take(theirs, ops.argmin(unequal), axis=0)
             chosen = ops.where(held, chosen, ops.reshape(rounded, (-1,)))

@@ -97,8 +97,9 @@ def put_on(model: Any, before: Projected | None = None) -> None:
     """
     if getattr(model, "optimizer", None) is None:
         return
-    kept = [] if wishes(model) else _kept(before)
-    if not kept and not wishes(model):
+    wished = bool(wishes(model))
+    kept = [] if wished else _kept(before)
+    if not kept and not wished:
         return
     there = find(model)
     if there is not None:

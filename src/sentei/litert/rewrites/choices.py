@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sentei.litert.composite import NAME
+from sentei.litert.rewrites.folding import mark_of
 from sentei.litert.rewrites.graph import Rule, Run, Step, Value
 
 # The smallest normal number: of those that count, it changes none.
@@ -27,14 +27,9 @@ def in_real_numbers(function: Callable[[Any], Any], value: Value) -> Any:
         function: From the tensor to the outcome.
         value: The tensor.
     """
-    if not _is_marked(value):
+    if mark_of(value) is None:
         return function(value.array)
     return function(value.array + _NOTHING) + _NOTHING
-
-
-def _is_marked(value: Value) -> bool:
-    mark = value.made_by("composite")
-    return mark is not None and mark.params["name"] == NAME
 
 
 def _is_leaky(step: Step) -> bool:
@@ -48,9 +43,9 @@ def _is_leaky(step: Step) -> bool:
 
 
 def _chosen(step: Step, _: Run) -> Sequence[Any] | None:
-    if not any(map(_is_marked, step.inputs)) or _is_leaky(step):
+    if not any(map(mark_of, step.inputs)) or _is_leaky(step):
         return None
-    arrays = [v.array + _NOTHING if _is_marked(v) else v.array for v in step.inputs]
+    arrays = [v.array + _NOTHING if mark_of(v) else v.array for v in step.inputs]
     return [step.bind(*arrays)[0] + _NOTHING]
 
 

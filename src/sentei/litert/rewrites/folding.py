@@ -166,16 +166,24 @@ class _Weight:
         return tensor
 
 
+def mark_of(value: Value) -> Step | None:
+    """The step that marked a value as one that the file holds as integers.
+
+    Args:
+        value: Any value.
+    """
+    mark = value.made_by("composite")
+    return mark if mark is not None and mark.params["name"] == NAME else None
+
+
 def _marked_weight(value: Value) -> _Weight | None:
     """What is known of a marked weight; of one that was reshaped, from before."""
     known = (_MARKS.get() or {}).get(id(value.array))
     if known is not None:
         return known[1]
-    mark = value.made_by("composite")
-    if mark is None:
-        return None
-    values = numbers_of(mark.inputs[-1].array) if mark.params["name"] == NAME else None
-    if values is None:
+    mark = mark_of(value)
+    values = None if mark is None else numbers_of(mark.inputs[-1].array)
+    if mark is None or values is None:
         return None
     about = attributes_of(mark.params)
     if np.any(about["zero_point"]):
