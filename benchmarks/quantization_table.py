@@ -14,7 +14,8 @@ the runtime, on the first test images; latency is interleaved with the float fil
     python benchmarks/quantization_table.py --full     # 4,000 steps, all 10,000 test images
 
 Rows that are done are kept in benchmarks/results/quantization_table.json and not measured again
-with the same setting; `--fresh` begins anew. PyTorch trains these networks fastest on a CPU
+with the same setting; `--fresh` begins anew (the trained float MobileNetV2 stays in
+benchmarks/.data/quantization_table). PyTorch trains these networks fastest on a CPU
 (`KERAS_BACKEND=torch`).
 """
 
@@ -52,11 +53,16 @@ SCHEMES: dict[str, tuple[Any, bool]] = {
 
 
 def mobilenet(split: data.Split, steps: int) -> keras.Model:
-    """A MobileNetV2 for 32 x 32 images, trained from scratch."""
+    """A MobileNetV2 for 32 x 32 images, trained from scratch or, if it was before, read."""
     keras.utils.set_random_seed(0)
     model = models.mobilenet_v2_cifar()
     steps *= FLOAT_STEPS
-    cifar.fit(cifar.compiled(model, steps, 2e-3), split, steps)
+    kept = data.CACHE / f"quantization_table/mobilenet_v2_{steps}.weights.h5"
+    if not kept.exists():
+        cifar.fit(cifar.compiled(model, steps, 2e-3), split, steps)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        model.save_weights(kept)
+    model.load_weights(kept)
     return model
 
 
