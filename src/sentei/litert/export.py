@@ -17,6 +17,7 @@ from sentei.core.errors import ExportError, SenteiError, UnsupportedModel
 from sentei.core.files import replaced
 from sentei.core.select import require_built, sublayers
 from sentei.litert.biases import widened_biases
+from sentei.litert.blocks import blocks_moved
 from sentei.litert.composite import quantizers_of
 from sentei.litert.ends import integer_ends
 from sentei.litert.exporting_report import ExportReport
@@ -118,6 +119,7 @@ def export(
     with replaced(target) as temporary:
         lowered = _lower(model, pinned, temporary)
         start = perf_counter()
+        temporary.write_bytes(blocks_moved(temporary.read_bytes()))
         if quantizers:
             temporary.write_bytes(widened_biases(temporary.read_bytes()))
         if io == "int8":

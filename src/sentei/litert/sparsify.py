@@ -19,7 +19,7 @@ from ai_edge_litert import schema_py_generated as schema
 from sentei.core.errors import SenteiError
 from sentei.litert import flatbuffer
 from sentei.litert.flatmodel import FlatModel, Operator, Subgraph, Tensor
-from sentei.litert.flatwriter import LARGEST, pack
+from sentei.litert.flatwriter import LARGEST, operator_code, pack
 from sentei.litert.sparse import Sparsity
 from sentei.litert.sparse_layout import smallest
 
@@ -224,24 +224,11 @@ def _rewrite(tree: Any, graph: Any, subgraph: Subgraph, weights: Iterable[_Weigh
 
 def _densify(tree: Any, stored: int, dense: int) -> Any:
     operator = schema.OperatorT()
-    operator.opcodeIndex = _code(tree.operatorCodes)
+    operator.opcodeIndex = operator_code(tree, "DENSIFY")
     operator.inputs, operator.outputs = (np.array([i], np.int32) for i in (stored, dense))
     operator.builtinOptionsType = schema.BuiltinOptions.DensifyOptions
     operator.builtinOptions = schema.DensifyOptionsT()
     return operator
-
-
-def _code(codes: list[Any]) -> int:
-    """The place of DENSIFY among the operator codes; added if need be."""
-    number = schema.BuiltinOperator.DENSIFY
-    for place, code in enumerate(codes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
-            return place
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = number
-    code.version = 1
-    codes.append(code)
-    return len(codes) - 1
 
 
 def _parameters(layout: Sparsity) -> Any:

@@ -9,7 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sentei.litert.rewrites.graph import Rule, Run, Step
+from sentei.litert.rewrites.arithmetic import ELEMENTWISE
+from sentei.litert.rewrites.graph import Rule, Run, Step, Value, size
+
+# Of more, the converter and the runtime have only what moves numbers about.
+_MOST_AXES = 5
 
 
 def _cube_root(step: Step, run: Run) -> Sequence[Any] | None:
@@ -52,11 +56,40 @@ def _largest(step: Step, run: Run) -> Sequence[Any] | None:
     return [jnp.where(places < 0, jnp.zeros_like(values), values), places]
 
 
-RULES: dict[str, Rule] = {
+def _of_many_axes(step: Step, run: Run) -> Sequence[Any] | None:
+    """Number by number it is the same on a matrix: windows of images have six axes (Swin)."""
+    shape = step.shapes[0]
+    if len(shape) <= _MOST_AXES:
+        return None
+    flat = (shape[0], -1)
+
+    def flattened(value: Value) -> Any:
+        if not value.shape:
+            return value.array
+        if value.scalar is not None:
+            return jnp.full((shape[0], size(shape[1:])), value.scalar, value.array.dtype)
+        back = value.made_by("reshape")
+        if back is not None and len(back.inputs[0].shape) == 2:
+            return back.inputs[0].array.reshape(flat)
+        return value.array.reshape(flat)
+
+    matrix = Value(step.bind(*map(flattened, step.inputs))[0], step=step)
+    back = Step("reshape", [matrix], {}, [shape], step.dtypes, step.scope)
+    return [Value(matrix.array.reshape(shape), step=back)]
+
+
+def _there_and_back(step: Step, run: Run) -> Sequence[Any] | None:
+    """Between two reshapes that undo each other nothing stands, not even for integers."""
+    first = step.inputs[0].made_by("reshape")
+    return [first.inputs[0]] if first and first.inputs[0].shape == step.shapes[0] else None
+
+
+RULES: dict[str, Rule] = dict.fromkeys(ELEMENTWISE, _of_many_axes) | {
     "cbrt": _cube_root,
     "cummax": _running(jnp.maximum, -np.inf),
     "cummin": _running(jnp.minimum, np.inf),
     "cumprod": _running(jnp.multiply, 1.0),
+    "reshape": _there_and_back,
     "top_k": _largest,
     "xor": _exclusive_or,
 }
