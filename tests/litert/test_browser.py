@@ -32,7 +32,7 @@ assert b"page.js" in get("/") and b"@litertjs/core" in get("/page.js")
 plan, job = json.load(open({plan!r})), json.loads(get("/job"))
 if plan["does"] == "end":
     sys.exit(3)
-if plan["does"] == "fail":
+if plan["does"] in ("fail", job["runtime"]):
     post("/error", b"cannot allocate")
 for place, file in enumerate(job["files"]):
     assert get(f"/files/{{place}}")[4:8] == b"TFL3"
@@ -120,6 +120,16 @@ def test_wrong_outputs_are_named(files, stage, capsys):
 def test_a_visit_that_fails_says_why(does, message, files, stage, capsys):
     assert main(["bench", str(files[0]), *stage(does)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_runtime_that_refuses_a_file_does_not_keep_others_from_it(files, stage, capsys):
+    arguments = stage(LITERT)
+    npm_packages(files[0].parent / "others", LITERT, "@litertjs/wasm-utils")
+    arguments[-1] = str(npm_packages(files[0].parent / "others", TFLITE))
+    assert main(["bench", *map(str, files), "--runs", "3", "--json", *arguments]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [item["runtime"] for item in shown["measurements"]] == [f"{TFLITE} 9.8.7"] * 2
+    assert shown["refused"] == [f"{LITERT} in the browser: cannot allocate."]
 
 
 def test_what_is_missing_is_said_in_a_line(files, tmp_path, monkeypatch, capsys):

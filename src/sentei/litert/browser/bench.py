@@ -63,16 +63,19 @@ class BrowserMeasurements(list[BrowserMeasurement]):
     Attributes:
         browser: What the browser calls itself.
         missing: Runtimes that are not installed.
+        refused: Runtimes that do not take one of the files, and what they say.
     """
 
     browser: str = ""
     missing: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data that JSON can hold."""
         return {
             "browser": self.browser,
             "missing": list(self.missing),
+            "refused": list(self.refused),
             "measurements": [item.to_dict() for item in self],
         }
 
@@ -99,6 +102,7 @@ class BrowserMeasurements(list[BrowserMeasurement]):
             for item in self
             if item.goes_wrong
         ]
+        shown += [f"Not measured: {reason}" for reason in self.refused]
         if self.missing:
             names = " and ".join(self.missing)
             shown.append(f"Not installed: {names}. {found.install_command(*self.missing)}")
@@ -130,13 +134,13 @@ def benchmark_in_browser(
         node_modules: Folder of npm packages; looked for by default (see `found.runtimes`).
 
     Returns:
-        A measurement per runtime and file.
+        A measurement per runtime and file; without those of a runtime that fails on one of them.
 
     Raises:
         CorruptFile: A file is missing or damaged.
         UnsupportedModel: The runtime here refuses a file.
-        SenteiError: Chromium or the runtimes are not there, a runtime fails on a file, `files` is
-            empty, `runs` is below 1 or `inputs` do not fit.
+        SenteiError: Chromium or the runtimes are not there, every runtime fails on a file, `files`
+            is empty, `runs` is below 1 or `inputs` do not fit.
     """
     given = [files] if isinstance(files, str | os.PathLike) else list(files)
     paths = [os.fspath(file) for file in given]
@@ -151,9 +155,17 @@ def benchmark_in_browser(
     with progress(len(installed) * (len(paths) + runs)) as advance:
         for runtime in installed:
             visit = _visit(runtime, contestants, runs)
-            attend(visit, program, _SILENCE, advance)
+            try:
+                attend(visit, program, _SILENCE, advance)
+            except SenteiError as error:
+                if visit.failure is None:
+                    raise
+                results.refused += (str(error),)
+                continue
             results += _measured(visit, runtime, contestants, runs)
             results.browser = str((visit.result or {}).get("agent", ""))
+    if not results:
+        raise SenteiError(" ".join(results.refused))
     return results
 
 
