@@ -9,6 +9,7 @@ from keras import ops
 import sentei
 from sentei.core.errors import UnsupportedModel
 from sentei.litert import flatbuffer
+from sentei.litert.runtime import Runner
 from sentei.quantization import Custom
 
 X = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
@@ -71,6 +72,33 @@ def test_depthwise_kernels_of_4_bits_are_held_in_8(tmp_path):
     assert sorted(t.dtype for t in stored) == ["int4"] * 3 + ["int8"] * 4
     for tensor in stored:
         assert np.abs(tensor.data().astype(int)).max() == 7
+
+
+_FOUR_BITS = {
+    "convolution": lambda x: kl.Conv2D(17, 3)(x),
+    "normalized, rectified": lambda x: kl.ReLU()(kl.BatchNormalization()(kl.Conv2D(17, 3)(x))),
+    "groups": lambda x: kl.Conv2D(18, 3, groups=3)(x),
+    "dilated": lambda x: kl.Conv2D(17, 3, dilation_rate=2, activation="relu6")(x),
+    "transposed": lambda x: kl.Conv2DTranspose(17, 3, 2)(x),
+    "one axis": lambda x: kl.Conv1D(17, 3)(kl.Reshape((64, 9))(x)),
+    "dense, odd": lambda x: kl.Dense(200)(x),
+    "dense, even": lambda x: kl.Dense(200)(kl.Conv2D(10, 1)(x)),
+}
+
+
+@pytest.mark.parametrize("kind", _FOUR_BITS)
+def test_regression_4_bits_are_rounded_as_the_runtime_does(kind, tmp_path):
+    """XNNPACK takes no convolution of 4 bits and no dense layer of odd inputs: the runtime's own
+    kernels round twice. One integer in thirty was another, and such dense layers were refused."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((8, 8, 3))
+    x = kl.Conv2D(9, 3, padding="same", activation="relu")(inputs)
+    qmodel = sentei.quantize(keras.Model(inputs, _FOUR_BITS[kind](x)), "int4", calibration=X)
+    report = sentei.export(qmodel, tmp_path / "m.tflite", verify=X)
+    assert {check.exact for check in report.integers.tensors} == {1.0}
+    runner = Runner(tmp_path / "m.tflite")
+    found = np.concatenate([next(iter(runner(x[None]).values())) for x in X])
+    np.testing.assert_array_equal(found, qmodel.predict(X, verbose=0))
 
 
 def test_activations_of_other_bits_are_refused(tmp_path):

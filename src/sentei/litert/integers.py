@@ -167,23 +167,24 @@ class _Tensors:
         )
         # By how many bits the kernels shift what they have rounded already; -1 where they do not.
         self.shifts: dict[int, np.ndarray] = {}
-        self.foreign: set[int] = set()
+        # Which kernels then let halves go up: those of ruy, which has none for groups.
+        self.upwards: frozenset[int] = frozenset()
         self.rounded: set[int] = set()
         for operator in graph.operators:
             read = operator.inputs[0]
             computed = read in self.writers and graph.tensors[read].dtype == "float32"
             if operator.name == "QUANTIZE" and computed:
                 self.rounded.add(operator.outputs[0])
-            shifts = _shifts(operator, graph.tensors)
+            shifts = _shifts(operator, graph.tensors, kernels)
             if shifts is not None:
-                self.shifts[operator.outputs[0]] = np.full_like(shifts, -1) if own else shifts
-            if _is_foreign(operator, graph.tensors):
-                self.foreign.add(operator.outputs[0])
+                self.shifts[operator.outputs[0]] = shifts
+                if own and not _has_groups(operator, graph.tensors):
+                    self.upwards |= {operator.outputs[0]}
 
     def promised(self, index: int) -> float:
         """The share of a tensor's integers that must be equal to the simulated ones."""
         operator = self.writers.get(index)
-        free = operator in OWN_ROUNDING or index in self.wide or index in self.foreign
+        free = operator in OWN_ROUNDING or index in self.wide
         if self.kernels == "reference":
             free = free or operator in _REFERENCE_ROUNDING
         return 0.0 if free else ROUNDED_SHARE if index in self.rounded else EXACT_SHARE
@@ -200,22 +201,30 @@ class _Tensors:
         return {i: self._runner.tensor(i).astype(np.float32).ravel() for i in self.grids}
 
 
-def _is_foreign(operator: Operator, tensors: Sequence[Tensor]) -> bool:
-    """Whether XNNPACK leaves an operator to the runtime's own kernels: convolutions of 4 bits."""
-    if operator.name == "FULLY_CONNECTED" or operator.name not in _KERNEL_OF:
-        return False
-    return tensors[operator.inputs[_KERNEL_OF[operator.name][1]]].dtype == "int4"
+def _left_to_runtime(operator: Operator, tensors: Sequence[Tensor]) -> bool:
+    """Whether XNNPACK does not take an operator: 4-bit kernels, but for even dense layers."""
+    kernel = tensors[operator.inputs[_KERNEL_OF[operator.name][1]]]
+    even = operator.name == "FULLY_CONNECTED" and kernel.shape[-1] % 2 == 0
+    return kernel.dtype == "int4" and not even
 
 
-def _shifts(operator: Operator, tensors: Sequence[Tensor]) -> np.ndarray | None:
-    """The second of the two roundings of a reference kernel, per channel; None if it has none.
+def _has_groups(operator: Operator, tensors: Sequence[Tensor]) -> bool:
+    image, kernel = (tensors[operator.inputs[place]] for place in _KERNEL_OF[operator.name])
+    return operator.name == "CONV_2D" and image.shape[-1] != kernel.shape[-1]
+
+
+def _shifts(operator: Operator, tensors: Sequence[Tensor], kernels: Kernels) -> np.ndarray | None:
+    """The second of the two roundings of the runtime's kernels, per channel; None if there is none.
 
     The sum is multiplied with a factor in [1/2, 1) and rounded, then shifted right and rounded
-    again, halves away from zero: `MultiplyByQuantizedMultiplier` of LiteRT. Its dense layers were
+    again: `MultiplyByQuantizedMultiplier` of LiteRT. The reference kernels of dense layers were
     seen to round once.
     """
-    if operator.name not in _KERNEL_OF or operator.name == "FULLY_CONNECTED":
+    if operator.name not in _KERNEL_OF:
         return None
+    if kernels == "reference" and operator.name == "FULLY_CONNECTED":
+        return None
+    once = kernels == "xnnpack" and not _left_to_runtime(operator, tensors)
     if tensors[operator.outputs[0]].dtype != "int8":
         return None
     image, kernel = _KERNEL_OF[operator.name]
@@ -225,8 +234,9 @@ def _shifts(operator: Operator, tensors: Sequence[Tensor]) -> np.ndarray | None:
         return None
     factors = [np.asarray(grid.scale, np.float64) for grid in grids if grid is not None]
     _, exponents = np.frexp(factors[0] * factors[1] / np.float64(output.scale[0]))
+    shifts = np.full_like(exponents, -1) if once else np.maximum(-exponents, 0)
     channels = tensors[operator.outputs[0]].shape[-1]
-    return np.broadcast_to(np.maximum(-exponents, 0).astype(np.float32), (channels,))
+    return np.broadcast_to(shifts.astype(np.float32), (channels,))
 
 
 @dataclass
@@ -282,7 +292,7 @@ class _Judge:
         tallies: list[_Tally] = []
         for sample in samples:
             integers = tensors.run(dict(zip(names, sample, strict=True)))
-            counts = self._program(integers, list(sample), tensors.shifts)
+            counts = self._program(integers, list(sample), tensors.shifts, tensors.upwards)
             if not tallies:
                 tallies = [_Tally(name, candidates) for name, candidates, _ in self._calls]
             for tally, (_, _, size), count in zip(tallies, self._calls, counts, strict=True):
@@ -292,10 +302,14 @@ class _Judge:
     def _compiled(self) -> Callable[..., Any]:
         import jax
 
-        return jax.jit(self._run)
+        return jax.jit(self._run, static_argnums=3)
 
     def _run(
-        self, integers: dict[int, Any], sample: Sequence[Any], shifts: dict[int, Any]
+        self,
+        integers: dict[int, Any],
+        sample: Sequence[Any],
+        shifts: dict[int, Any],
+        upwards: frozenset[int],
     ) -> list[Any]:
         """Runs the simulation; per call of a quantizer, the counts of each candidate."""
         self._calls = []
@@ -316,7 +330,7 @@ class _Judge:
                 return (rounded - zero) * scale
             theirs = ops.stack([ops.convert_to_tensor(integers[i]) for i in candidates])
             ours = [
-                _rounded_twice(steps, grid, shifts[i])
+                _rounded_twice(steps, grid, shifts[i], i in upwards)
                 if i in shifts and size % int(shifts[i].shape[0]) == 0
                 else ops.reshape(rounded, (-1,))
                 for i in candidates
@@ -365,19 +379,21 @@ def _key(grid: Any) -> tuple[float, int] | None:
     return (float(np.float32(scale[0])), int(zero[0])) if scale.size == 1 else None
 
 
-def _rounded_twice(steps: Any, grid: Any, shift: Any) -> Any:
-    """A tensor's integers, flat, as a reference kernel rounds its sums; see `_shifts`.
+def _rounded_twice(steps: Any, grid: Any, shift: Any, upwards: bool) -> Any:
+    """A tensor's integers, flat, as the runtime's own kernels round its sums; see `_shifts`.
 
     Args:
         steps: The tensor in steps from its zero point, channels last.
         grid: Its grid, of one scale.
         shift: Per channel; -1 where it is rounded once.
+        upwards: Whether the second time halves go up, as in fast kernels, or away from zero.
     """
     shift = ops.convert_to_tensor(shift)
     whole = ops.reshape(steps, (-1, int(shift.shape[0])))
     finer = ops.power(2.0, ops.maximum(shift, 0.0))
     first = ops.round(whole * finer) / finer
-    second = ops.sign(first) * ops.floor(ops.abs(first) + 0.5)
+    away = ops.sign(first) * ops.floor(ops.abs(first) + 0.5)
+    second = ops.floor(first + 0.5) if upwards else away
     integers = ops.where(shift < 0, ops.round(whole), second) + float(grid.zero_point[0])
     return ops.reshape(ops.clip(integers, grid.kind.low, grid.kind.high), (-1,))
 

@@ -1,6 +1,6 @@
-"""LiteRT's hard swish in fixed point: what its integer kernel computes, step by step.
+"""LiteRT's own integer kernels in fixed point, step by step: hard swish, and 4-bit convolutions.
 
-The kernel multiplies 16-bit numbers and rounds in between, so it is not `x * relu6(x + 3) / 6`
+The hard swish multiplies 16-bit numbers and rounds in between, so it is not `x * relu6(x + 3) / 6`
 rounded: one integer in some hundred is another. XNNPACK leaves the operator to it.
 """
 
@@ -18,6 +18,9 @@ _LOWEST, _HIGHEST = -(2**15), 2**15 - 1
 # The kernel reads its input with 7 more bits; relu6 at full range is 32768 steps of this.
 _FINER, _RELU_STEP = 7, 3.0 / 2**15
 _EXPONENTS = np.arange(-24, 16, dtype=np.float32)
+# Powers of two below one, and by how many of them a factor reaches, what takes it to 1/2 or above.
+_POWERS = np.exp2(np.arange(-31, 0, dtype=np.float32))
+_FINER_BY = np.exp2(np.arange(31, -1, -1, dtype=np.float32))
 
 
 def hard_swish(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
@@ -41,6 +44,25 @@ def hard_swish(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: An
     relu = ops.right_shift(relu + 2**15, 1)
     product = _towards_zero(relu * scaled)
     return ops.cast(_shifted_right(product, ops.maximum(-exponent, 0)), "float32")
+
+
+def rounded_twice(total: Any, factor: Any, upwards: bool) -> Any:
+    """What `MultiplyByQuantizedMultiplier` of LiteRT makes of sums.
+
+    A factor is a number from 1/2 up to 1 and a power of two. The product with the number is rounded
+    to an integer, and so is that over the power of two.
+
+    Args:
+        total: The products of sums and factors, in steps.
+        factor: The factors; they broadcast against the products.
+        upwards: Whether halves go up the second time, as in the kernels of ruy, which has none for
+            grouped convolutions, or away from zero, as in LiteRT's own.
+    """
+    reached = ops.expand_dims(factor, -1) >= ops.convert_to_tensor(_POWERS)
+    count = ops.sum(ops.cast(reached, "int32"), axis=-1)
+    finer = ops.take(ops.convert_to_tensor(_FINER_BY), count)
+    once = ops.round(total * finer) / finer
+    return ops.floor(once + 0.5) if upwards else ops.sign(once) * ops.floor(ops.abs(once) + 0.5)
 
 
 def _multiplier(ratio: Any) -> tuple[Any, Any]:

@@ -8,7 +8,9 @@ and in browsers:
 
 - contractions: `round(float32(sum) * (s_in * s_kernel / s_out))`, halves to even (its `qs8-qc8w`
   kernels with "fp32" requantization); products of two tensors and means likewise;
-- sums of two tensors: fixed-point multipliers of 21 bits (its `qs8-vadd` kernels).
+- sums of two tensors: fixed-point multipliers of 21 bits (its `qs8-vadd` kernels);
+- contractions that XNNPACK leaves to the runtime, those of 4-bit weights: rounded twice, see
+  `fixed_point.rounded_twice`.
 
 Jacob et al. 2018 (arXiv:1712.05877), section 2, is where the scheme comes from.
 """
@@ -31,13 +33,16 @@ from sentei.quantization import rules
 from sentei.quantization.affine import Affine
 from sentei.quantization.biases import Contraction
 from sentei.quantization.exactly import inverse, product, quotient
-from sentei.quantization.fixed_point import hard_swish
+from sentei.quantization.fixed_point import hard_swish, rounded_twice
 from sentei.quantization.grid import Kind
 
 # From tensors in integers from their zero points, the steps of their grids (last that of the kernel
 # if there is one), and step and zero point of the output's, to the output in steps from its zero
 # point.
 Compute = Callable[[Sequence[Any], Sequence[Any], Any, Any], Any]
+# From the steps of these grids, that of the output's and the output's rank to what the sums are
+# multiplied with.
+Factor = Callable[[Sequence[Any], Any, int], Any]
 
 # XNNPACK adds tensors whose larger ratio of scales is from 2^-10 up to 2^8.
 _RATIOS = np.float32(2.0) ** np.arange(-10, 9, dtype=np.float32)
@@ -59,6 +64,7 @@ class Exact:
         compute: The arithmetic, up to the rounding.
         kernel: The label of the kernel's grid, or None.
         contraction: What is known of its bias, or None.
+        twice: Of a contraction that is rounded twice, its factor; None: it is rounded once.
     """
 
     read: tuple[str, ...]
@@ -69,6 +75,7 @@ class Exact:
     compute: Compute
     kernel: str | None = None
     contraction: Contraction | None = None
+    twice: Factor | None = None
 
     def steps(self, tensors: Sequence[Any], scales: Sequence[Any], output: Any, zero: Any) -> Any:
         """The output in steps from its zero point, rectified and not rounded yet.
@@ -84,6 +91,19 @@ class Exact:
         if math.isfinite(low):
             total = ops.maximum(total, low / output)
         return ops.minimum(total, high / output) if math.isfinite(high) else total
+
+    def rounded(self, total: Any, scales: Sequence[Any], output: Any) -> Any:
+        """The output in whole steps, as the runtime rounds it.
+
+        Args:
+            total: What `steps` gave.
+            scales: The steps of the grids that it was given.
+            output: The step of the output's grid.
+        """
+        if self.twice is None:
+            return ops.round(total)
+        upwards = getattr(self.contraction.layer, "groups", 1) == 1 if self.contraction else True
+        return rounded_twice(total, self.twice(scales, output, len(total.shape)), upwards)
 
 
 def exact_nodes(
@@ -112,7 +132,8 @@ def exact_nodes(
     chained = {chain[0]: tuple(chain) for chain in chains}
     exact: dict[int, Exact] = {}
     for contraction in found:
-        entry = _of_contraction(contraction, nodes, of_tensor, hidden)
+        kernel = kinds[contraction.kernel]
+        entry = _of_contraction(contraction, nodes, of_tensor, hidden, kernel)
         if entry is not None:
             exact[entry.nodes[0]] = entry
     for node in nodes:
@@ -208,6 +229,7 @@ def _of_contraction(
     nodes: Sequence[Node],
     of_tensor: Mapping[Tensor, str],
     hidden: Mapping[tuple[int, str], str],
+    kernel: Kind,
 ) -> Exact | None:
     layer, first = found.layer, found.nodes[0]
     if hasattr(layer, "pointwise_kernel"):
@@ -230,11 +252,24 @@ def _of_contraction(
         rank = len(total.shape)
         folded = found.folded(image, kernel)
         total = total * found.channels(folded.sign, rank) + found.channels(folded.bias, rank)
-        factor = quotient(product(image, folded.step), output)
-        return total * found.channels(factor, rank)
+        return total * factor(scales, output, rank)
 
+    def factor(scales: Sequence[Any], output: Any, rank: int) -> Any:
+        image, kernel = scales
+        ratio = quotient(product(image, found.folded(image, kernel).step), output)
+        return found.channels(ratio, rank)
+
+    twice = factor if _left_to_runtime(layer, kernel) else None
     labels = (found.image,)
-    return Exact(labels, output, tensor, found.nodes, limits, compute, found.kernel, found)
+    return Exact(labels, output, tensor, found.nodes, limits, compute, found.kernel, found, twice)
+
+
+def _left_to_runtime(layer: Any, kernel: Kind) -> bool:
+    """Whether XNNPACK does not take a contraction: its 4-bit kernels are for even dense layers."""
+    # A depthwise kernel of 4 bits is held in 8.
+    if kernel.bits != 4 or isinstance(layer, (kl.DepthwiseConv1D, kl.DepthwiseConv2D)):
+        return False
+    return not isinstance(layer, (kl.Dense, kl.EinsumDense)) or layer.kernel.shape[0] % 2 == 1
 
 
 def _products(layer: Any, x: Any, scale: Any) -> Any:

@@ -328,7 +328,9 @@ class QuantizedModel(keras.layers.Layer):
             stand_in, grid = output.stand_in, output.grid()
             return self.applied(total, function=lambda x: stand_in(x, grid, in_steps=True))
         low, high = output.kind.low - zero, output.kind.high - zero
-        return self.applied(total, function=lambda x: ops.clip(ops.round(x), low, high) * step)
+        return self.applied(
+            total, function=lambda x: ops.clip(exact.rounded(x, read, step), low, high) * step
+        )
 
     def _bias(self, node: int) -> Callable[[Any], Any] | None:
         """What moves the biases in a node's output to where the file has them."""
