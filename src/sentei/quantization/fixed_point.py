@@ -50,7 +50,8 @@ def rounded_twice(total: Any, factor: Any, upwards: bool) -> Any:
     """What `MultiplyByQuantizedMultiplier` of LiteRT makes of sums.
 
     A factor is a number from 1/2 up to 1 and a power of two. The product with the number is rounded
-    to an integer, and so is that over the power of two.
+    to an integer, and so is that over the power of two. Its factors have 31 bits, float32 has 24:
+    one integer in a hundred thousand is another one.
 
     Args:
         total: The products of sums and factors, in steps.
