@@ -42,6 +42,13 @@ def summed_twice(a, b):
     return add([add([a, b, c]), kl.Conv2D(8, 1)(b), c])
 
 
+def with_itself(x):
+    # The converter refused its own graph of a reshaped tensor beside itself.
+    y = kl.Reshape((144, 8))(x)
+    y = kl.Add()([y, kl.Reshape((144, 8))(x)]) * y
+    return kl.Multiply()([kl.Reshape((96, 12))(y), kl.Reshape((96, 12))(y)])
+
+
 def excited(x):
     gate = kl.Conv2D(8, 1, activation="sigmoid")(kl.GlobalAveragePooling2D(keepdims=True)(x))
     return kl.Multiply()([x, gate])
@@ -73,6 +80,7 @@ ONE = {
     "transposed": lambda x: biased(kl.Conv2DTranspose(6, 3, 2, activation="relu"))(x),
     "separable": lambda x: kl.SeparableConv2D(6, 3)(x),
     "a shared layer": shared,
+    "reshaped, with itself": with_itself,
     "squeeze and excitation": excited,
     "inverted residual": inverted_residual,
     "mean": lambda x: kl.GlobalAveragePooling2D()(x),

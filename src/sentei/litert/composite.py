@@ -22,8 +22,8 @@ from sentei.core.errors import UnsupportedModel
 
 NAME = "quant.fake_quant"
 _STORED_BITS = (4, 8, 16)
-# The converter's QUANTIZE takes no tensor of more.
-_MOST_AXES = 5
+# Of more, converter and runtime have only what moves numbers about: not even QUANTIZE.
+MOST_AXES = 5
 
 
 def quantizers_of(model: Any) -> list[Any]:
@@ -156,7 +156,7 @@ def _emit(x: Any, grid: Any) -> Any:
             "use this scheme for simulation only."
         )
     axis = kind.axis if kind.axis is None else kind.axis % x.ndim
-    if x.ndim > _MOST_AXES and axis is None:
+    if x.ndim > MOST_AXES and axis is None:
         flat = x.reshape(x.shape[0], -1)
         return marked(flat, grid.scale, grid.zero_point, kind.bits, kind.narrow, None).reshape(
             x.shape

@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sentei.litert.composite import MOST_AXES
 from sentei.litert.rewrites.arithmetic import ELEMENTWISE
 from sentei.litert.rewrites.graph import Rule, Run, Step, Value, size
-
-# Of more, the converter and the runtime have only what moves numbers about.
-_MOST_AXES = 5
 
 
 def _cube_root(step: Step, run: Run) -> Sequence[Any] | None:
@@ -59,7 +57,7 @@ def _largest(step: Step, run: Run) -> Sequence[Any] | None:
 def _of_many_axes(step: Step, run: Run) -> Sequence[Any] | None:
     """Number by number it is the same on a matrix: windows of images have six axes (Swin)."""
     shape = step.shapes[0]
-    if len(shape) <= _MOST_AXES:
+    if len(shape) <= MOST_AXES:
         return None
     flat = (shape[0], -1)
 

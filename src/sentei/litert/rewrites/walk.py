@@ -24,6 +24,7 @@ from sentei.litert.rewrites import (
     remainders,
     resampling,
     spectra,
+    twins,
     views,
     windows,
 )
@@ -63,6 +64,7 @@ for _table in (
     remainders.RULES,
     refused.RULES,
     spectra.RULES,
+    twins.RULES,
     views.RULES,
 ):
     for _name, _rule in _table.items():
