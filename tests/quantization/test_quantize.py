@@ -33,6 +33,11 @@ def integers(qmodel):
         bias = np.rint(bias / (step * grid.scale)) * (step * grid.scale)
         whole = x.astype("float64") @ grid.dequantize(grid.quantize(kernel)) + bias
         whole = np.maximum(whole, 0) if name == "hidden" else whole
+        if grid.kind.bits == 4 and len(kernel) % 2:  # left to LiteRT's own kernels: rounded twice
+            _, exponent = np.frexp(step * grid.scale.astype("float64") / grids[name].scale)
+            finer = grids[name].scale / 2.0 ** np.maximum(-exponent, 0)
+            steps = np.rint(whole / finer) * finer / grids[name].scale
+            whole = np.floor(steps + 0.5) * grids[name].scale
         x = grids[name].dequantize(grids[name].quantize(whole))
     return x, float(grids["scores"].scale[0])
 

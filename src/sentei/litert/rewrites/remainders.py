@@ -57,7 +57,8 @@ def _largest(step: Step, run: Run) -> Sequence[Any] | None:
 def _of_many_axes(step: Step, run: Run) -> Sequence[Any] | None:
     """Number by number it is the same on a matrix: windows of images have six axes (Swin)."""
     shape = step.shapes[0]
-    if len(shape) <= MOST_AXES:
+    alike = all(not value.shape or value.shape == shape for value in step.inputs)
+    if len(shape) <= MOST_AXES or not alike:
         return None
     flat = (shape[0], -1)
 
