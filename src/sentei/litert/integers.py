@@ -19,8 +19,8 @@ from keras import ops
 from sentei.core.errors import ExportMismatch
 from sentei.litert import flatbuffer
 from sentei.litert.exposed import exposed
-from sentei.litert.flatmodel import Operator, Tensor
 from sentei.litert.precision import full_precision
+from sentei.litert.requantized import halves_go_up, rounded_twice, second_shifts
 from sentei.litert.runtime import Kernels, Runner
 from sentei.litert.samples import Sample
 from sentei.litert.signature import Signature
@@ -57,13 +57,6 @@ _WIDE = 4
 _HALF = 0.5
 # The same of the reference kernels alone: XNNPACK computes as the simulation does.
 _REFERENCE_ROUNDING = ("ADD", "MUL", "SUB")
-# Operators that multiply by a kernel: the places of the tensor they read and of the kernel.
-_KERNEL_OF = {
-    "CONV_2D": (0, 1),
-    "DEPTHWISE_CONV_2D": (0, 1),
-    "FULLY_CONNECTED": (0, 1),
-    "TRANSPOSE_CONV": (2, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -175,10 +168,10 @@ class _Tensors:
             computed = read in self.writers and graph.tensors[read].dtype == "float32"
             if operator.name == "QUANTIZE" and computed:
                 self.rounded.add(operator.outputs[0])
-            shifts = _shifts(operator, graph.tensors, kernels)
+            shifts = second_shifts(operator, graph.tensors, kernels)
             if shifts is not None:
                 self.shifts[operator.outputs[0]] = shifts
-                if own and not _has_groups(operator, graph.tensors):
+                if own and halves_go_up(operator, graph.tensors):
                     self.upwards |= {operator.outputs[0]}
 
     def promised(self, index: int) -> float:
@@ -199,44 +192,6 @@ class _Tensors:
         self._runner.set(self._runner.match(inputs))
         self._runner.invoke()
         return {i: self._runner.tensor(i).astype(np.float32).ravel() for i in self.grids}
-
-
-def _left_to_runtime(operator: Operator, tensors: Sequence[Tensor]) -> bool:
-    """Whether XNNPACK does not take an operator: 4-bit kernels, but for even dense layers."""
-    kernel = tensors[operator.inputs[_KERNEL_OF[operator.name][1]]]
-    even = operator.name == "FULLY_CONNECTED" and kernel.shape[-1] % 2 == 0
-    return kernel.dtype == "int4" and not even
-
-
-def _has_groups(operator: Operator, tensors: Sequence[Tensor]) -> bool:
-    image, kernel = (tensors[operator.inputs[place]] for place in _KERNEL_OF[operator.name])
-    return operator.name == "CONV_2D" and image.shape[-1] != kernel.shape[-1]
-
-
-def _shifts(operator: Operator, tensors: Sequence[Tensor], kernels: Kernels) -> np.ndarray | None:
-    """The second of the two roundings of the runtime's kernels, per channel; None if there is none.
-
-    The sum is multiplied with a factor in [1/2, 1) and rounded, then shifted right and rounded
-    again: `MultiplyByQuantizedMultiplier` of LiteRT. The reference kernels of dense layers were
-    seen to round once.
-    """
-    if operator.name not in _KERNEL_OF:
-        return None
-    if kernels == "reference" and operator.name == "FULLY_CONNECTED":
-        return None
-    once = kernels == "xnnpack" and not _left_to_runtime(operator, tensors)
-    if tensors[operator.outputs[0]].dtype != "int8":
-        return None
-    image, kernel = _KERNEL_OF[operator.name]
-    grids = [tensors[i].quantization for i in (operator.inputs[image], operator.inputs[kernel])]
-    output = tensors[operator.outputs[0]].quantization
-    if output is None or any(grid is None for grid in grids):
-        return None
-    factors = [np.asarray(grid.scale, np.float64) for grid in grids if grid is not None]
-    _, exponents = np.frexp(factors[0] * factors[1] / np.float64(output.scale[0]))
-    shifts = np.full_like(exponents, -1) if once else np.maximum(-exponents, 0)
-    channels = tensors[operator.outputs[0]].shape[-1]
-    return np.broadcast_to(shifts.astype(np.float32), (channels,))
 
 
 @dataclass
@@ -330,7 +285,7 @@ class _Judge:
                 return (rounded - zero) * scale
             theirs = ops.stack([ops.convert_to_tensor(integers[i]) for i in candidates])
             ours = [
-                _rounded_twice(steps, grid, shifts[i], i in upwards)
+                rounded_twice(steps, grid, shifts[i], i in upwards)
                 if i in shifts and size % int(shifts[i].shape[0]) == 0
                 else ops.reshape(rounded, (-1,))
                 for i in candidates
@@ -377,25 +332,6 @@ def _bound(hook: Callable[..., Any], quantizer: Any, name: str) -> Callable[...,
 def _key(grid: Any) -> tuple[float, int] | None:
     scale, zero = np.ravel(grid.scale), np.ravel(grid.zero_point)
     return (float(np.float32(scale[0])), int(zero[0])) if scale.size == 1 else None
-
-
-def _rounded_twice(steps: Any, grid: Any, shift: Any, upwards: bool) -> Any:
-    """A tensor's integers, flat, as the runtime's own kernels round its sums; see `_shifts`.
-
-    Args:
-        steps: The tensor in steps from its zero point, channels last.
-        grid: Its grid, of one scale.
-        shift: Per channel; -1 where it is rounded once.
-        upwards: Whether the second time halves go up, as in fast kernels, or away from zero.
-    """
-    shift = ops.convert_to_tensor(shift)
-    whole = ops.reshape(steps, (-1, int(shift.shape[0])))
-    finer = ops.power(2.0, ops.maximum(shift, 0.0))
-    first = ops.round(whole * finer) / finer
-    away = ops.sign(first) * ops.floor(ops.abs(first) + 0.5)
-    second = ops.floor(first + 0.5) if upwards else away
-    integers = ops.where(shift < 0, ops.round(whole), second) + float(grid.zero_point[0])
-    return ops.reshape(ops.clip(integers, grid.kind.low, grid.kind.high), (-1,))
 
 
 def _in_steps(x: Any, grid: Any, already: bool) -> tuple[Any, Any, Any]:
