@@ -256,14 +256,15 @@ def run(study: Study, options: argparse.Namespace) -> None:
     """Trains, exports, measures, writes."""
     task, setting = study.task, study.setting
     if options.train:
-        for width, sparsity in (*((1.0, s) for s in ORDER), (1.2, 0.7)):
+        wider = [] if options.plain else [(1.2, 0.7)]
+        for width, sparsity in (*((1.0, s) for s in ORDER), *wider):
             study.model(width, sparsity)
         return
     shown = (0.0, *TARGETS) if options.brief else ORDER
     rows = [study.row("dense" if s == 0 else f"{s:.0%} zeros", 1.0, s) for s in shown]
     at_70 = next(row for row in rows if row["sparsity"] == 0.7)
     rows.sort(key=lambda row: row["sparsity"])
-    if not options.brief:
+    if not (options.brief or options.plain):
         rows.append(study.row("20 % wider, 70% zeros", 1.2, 0.7))
         narrow = study.width_as_fast_as(at_70)
         rows.append(study.row(f"dense, {narrow:g} as wide", narrow, 0.0))
@@ -293,6 +294,7 @@ def main() -> int:
     parser.add_argument("--speed", action="store_true", help="no training")
     parser.add_argument("--train", action="store_true", help="train, and no more")
     parser.add_argument("--brief", action="store_true", help="only rows that have a target")
+    parser.add_argument("--plain", action="store_true", help="no wider, no narrower network")
     parser.add_argument("--runs", type=int, default=60, help="timed rounds in the browser")
     options = parser.parse_args()
     setting = QUICK if options.quick else FULL if options.full else DEFAULT
