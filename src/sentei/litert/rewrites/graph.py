@@ -29,6 +29,7 @@ class Value:
         fixed: Whether it follows from weights and constants alone.
         step: The step that made it; `None` for inputs and weights.
         view: Where a rule had to compute the tensor in another form, that form (`views.View`).
+        matrix: Of a tensor of many axes, the matrix of the same numbers that a rule computed it as.
         parts: Of a complex tensor, its real and imaginary parts, where a rule made them.
         curves: For values it is a function of, number by number: what it makes of a row of samples.
     """
@@ -38,6 +39,7 @@ class Value:
     fixed: bool = False
     step: Step | None = None
     view: Any = None
+    matrix: Any = None
     parts: tuple[Any, Any] | None = None
     curves: dict[Value, np.ndarray] = field(default_factory=dict, repr=False)
 

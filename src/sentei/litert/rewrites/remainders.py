@@ -67,20 +67,19 @@ def _of_many_axes(step: Step, run: Run) -> Sequence[Any] | None:
             return value.array
         if value.scalar is not None:
             return jnp.full((shape[0], size(shape[1:])), value.scalar, value.array.dtype)
-        back = value.made_by("reshape")
-        if back is not None and len(back.inputs[0].shape) == 2:
-            return back.inputs[0].array.reshape(flat)
-        return value.array.reshape(flat)
+        return value.array.reshape(flat) if value.matrix is None else value.matrix
 
-    matrix = Value(step.bind(*map(flattened, step.inputs))[0], step=step)
-    back = Step("reshape", [matrix], {}, [shape], step.dtypes, step.scope)
-    return [Value(matrix.array.reshape(shape), step=back)]
+    matrix = step.bind(*map(flattened, step.inputs))[0]
+    return [Value(matrix.reshape(shape), matrix=matrix)]
 
 
 def _there_and_back(step: Step, run: Run) -> Sequence[Any] | None:
     """Between two reshapes that undo each other nothing stands, not even for integers."""
-    first = step.inputs[0].made_by("reshape")
-    return [first.inputs[0]] if first and first.inputs[0].shape == step.shapes[0] else None
+    value, shape = step.inputs[0], step.shapes[0]
+    if value.matrix is not None and value.matrix.shape == shape:
+        return [value.matrix]
+    first = value.made_by("reshape")
+    return [first.inputs[0]] if first is not None and first.inputs[0].shape == shape else None
 
 
 RULES: dict[str, Rule] = dict.fromkeys(ELEMENTWISE, _of_many_axes) | {
