@@ -44,7 +44,6 @@ from sentei.litert.browser.bench import benchmark_in_browser
 from sentei.sparsity import PolynomialDecay
 
 RESULTS = data.HERE / "results"
-SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9)
 # The most telling first: a run that is cut short has them.
 ORDER = (0.0, 0.7, 0.85, 0.9, 0.8, 0.5, 0.3)
 # Training images for the statistics of batch normalization.
@@ -115,7 +114,7 @@ class Study:
         if not begin:
             model.set_weights(self.model(width, 0.0, begin=True).get_weights())
         steps = self.setting.steps if begin else self.setting.tuning
-        self._train(stage, model, sparsity, steps, self.task.rate if begin else 1e-3)
+        self._train(stage, model, sparsity, steps, 3e-3 if begin else 1e-3)
         sentei.strip(model)
         half = kept.with_suffix(".half.npz")
         np.savez(half, *model.get_weights())

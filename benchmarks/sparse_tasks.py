@@ -33,7 +33,6 @@ class Task:
         batch: images and labels to train on, by how many and a random generator.
         tests: the first images and labels that are tested on, by how many.
         score: how good logits are for labels, 0 to 1.
-        rate: the learning rate of the dense network.
         share: of the setting's images a step; squared, of those that are tested.
     """
 
@@ -44,7 +43,6 @@ class Task:
     batch: Callable[[int, np.random.Generator], Batch]
     tests: Callable[[int], Batch]
     score: Callable[[np.ndarray, np.ndarray], float]
-    rate: float
     share: float
 
 
@@ -66,7 +64,8 @@ def classifier(width: float) -> keras.Model:
         (6, 160, 2, 1),
     ):
         for block in range(blocks):
-            x = _block(x, expansion, _channels(number, width), 1 if block else stride)
+            wide = expansion * x.shape[-1]
+            x = _block(x, wide, _channels(number, width), 1 if block else stride)
     x = _normalized(layers.Conv2D(_channels(640, width), 1, use_bias=False)(x))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(10, name="logits")(x), name="sparse_mobile")
@@ -85,20 +84,18 @@ def segmenter(width: float) -> keras.Model:
     x = layers.Conv2D(_channels(16, width), 3, 2, use_bias=False, name="stem")(_padded(inputs))
     x = _normalized(x, "hard_silu")
     early = x
-    for kernel, wide, number, attention, activation, stride in (
-        (3, 64, 24, False, "relu", 2),
-        (3, 72, 24, False, "relu", 1),
-        (5, 96, 40, True, "hard_silu", 2),
-        (5, 240, 40, True, "hard_silu", 1),
-        (5, 240, 48, True, "hard_silu", 1),
-        (5, 288, 64, True, "hard_silu", 1),
+    for wide, number, stride, kernel, activation, attention in (
+        (64, 24, 2, 3, "relu", False),
+        (72, 24, 1, 3, "relu", False),
+        (96, 40, 2, 5, "hard_silu", True),
+        (240, 40, 1, 5, "hard_silu", True),
+        (240, 48, 1, 5, "hard_silu", True),
+        (288, 64, 1, 5, "hard_silu", True),
     ):
         if stride == 2:
             early = x
-        x = _attentive_block(
-            x, kernel, _channels(wide, width), _channels(number, width), attention, activation,
-            stride,
-        )  # fmt: skip
+        sizes = _channels(wide, width), _channels(number, width)
+        x = _block(x, *sizes, stride, kernel, activation, attention)
     head = _channels(96, width)
     high = _normalized(layers.Conv2D(head, 1, use_bias=False)(x), "relu")
     high = layers.Multiply()([high, _gate(x, head, None)])
@@ -116,19 +113,19 @@ def _channels(number: int, width: float) -> int:
     return max(8, round(number * width / 8) * 8)
 
 
-def _block(x: Any, expansion: int, channels: int, stride: int) -> Any:
-    y = x
-    if expansion > 1:
-        y = _normalized(layers.Conv2D(expansion * x.shape[-1], 1, use_bias=False)(y))
-    y = _normalized(layers.DepthwiseConv2D(3, stride, use_bias=False)(_padded(y)))
-    y = layers.BatchNormalization()(layers.Conv2D(channels, 1, use_bias=False)(y))
-    return layers.Add()([x, y]) if stride == 1 and channels == x.shape[-1] else y
-
-
-def _attentive_block(
-    x: Any, kernel: int, wide: int, channels: int, attention: bool, activation: str, stride: int
+def _block(
+    x: Any,
+    wide: int,
+    channels: int,
+    stride: int,
+    kernel: int = 3,
+    activation: str = "relu6",
+    attention: bool = False,
 ) -> Any:
-    y = _normalized(layers.Conv2D(wide, 1, use_bias=False)(x), activation)
+    """An inverted residual; what is as wide as it comes is not expanded."""
+    y = x
+    if wide != x.shape[-1]:
+        y = _normalized(layers.Conv2D(wide, 1, use_bias=False)(y), activation)
     y = _padded(y, kernel // 2)
     y = layers.DepthwiseConv2D(kernel, stride, use_bias=False)(y)
     y = _normalized(y, activation)
@@ -239,10 +236,10 @@ def _scene_tests(count: int) -> Batch:
 
 TASKS = {
     "classification": Task(
-        "classification", "accuracy", 32, classifier, photos, _photo_tests, accuracy, 3e-3, 1.0
+        "classification", "accuracy", 32, classifier, photos, _photo_tests, accuracy, 1.0
     ),
     "segmentation": Task(
         "segmentation", "mean IoU", CANVAS, segmenter, scenes, _scene_tests,
-        intersection_over_union, 3e-3, 0.5,
+        intersection_over_union, 0.5,
     ),
 }  # fmt: skip

@@ -32,6 +32,7 @@ import data
 import keras
 import models
 import numpy as np
+from sparse_tasks import photos, pixels
 
 import sentei
 from sentei.sparsity import ConstantSparsity, PolynomialDecay
@@ -123,7 +124,7 @@ def run(method: str, sparsity: float, setting: Setting, split: data.Split) -> di
     spent, now, start = 0.0, counter.sparse(), time.perf_counter()
     every = max(1, min(100, steps // 20))
     for step in range(1, steps + 1):
-        value = float(model.train_on_batch(*batch(split, setting.batch, random)))
+        value = float(model.train_on_batch(*photos(setting.batch, random)))
         if step % every == 0:  # masks change at updates only
             now = counter.sparse()
         update = criterion == "rigl" and step % every == 0 and step < 0.75 * steps
@@ -131,7 +132,7 @@ def run(method: str, sparsity: float, setting: Setting, split: data.Split) -> di
         if step % 20 == 0:
             left = (time.perf_counter() - start) / step * (steps - step) / 60
             print(f"{method} {sparsity}: {step}/{steps}, {value:.3f}, {left:.1f} min", flush=True)
-    x, y = images(split.x_test[: setting.images]), split.y_test[: setting.images]
+    x, y = pixels(split.x_test[: setting.images]), split.y_test[: setting.images]
     row = {
         "method": method,
         "sparsity": sparsity,
@@ -144,24 +145,6 @@ def run(method: str, sparsity: float, setting: Setting, split: data.Split) -> di
     half.write_text(json.dumps(row))
     os.replace(half, kept)
     return row
-
-
-def batch(
-    split: data.Split, size: int, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Random images, shifted by up to 4 pixels and mirrored."""
-    chosen = random.integers(0, len(split.x_train), size)
-    x = np.pad(split.x_train[chosen], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
-    down, right = random.integers(0, 9, 2)
-    x = x[:, down : down + 32, right : right + 32]
-    mirrored = random.random(size) < 0.5
-    x[mirrored] = x[mirrored, :, ::-1]
-    return images(x), split.y_train[chosen]
-
-
-def images(x: np.ndarray) -> np.ndarray:
-    """Images as the network takes them: about -2 to 2."""
-    return (x.astype("float32") - 120.7) / 64.0
 
 
 def markdown(rows: list[dict[str, Any]], setting: Setting) -> str:
