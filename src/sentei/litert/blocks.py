@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
@@ -92,16 +91,15 @@ def _kind(
     """Which of the two it is, by the shapes before, between and after; and the block's side."""
     if len(image) != 4 or len(split) != 6 or len(result) != 4 or image[0] != result[0]:
         return None
+    outwards, inwards = split[3], split[2]
     for name, whole, parts, block in (
-        ("DEPTH_TO_SPACE", result, image, split[3]),
-        ("SPACE_TO_DEPTH", image, result, split[2]),
+        ("DEPTH_TO_SPACE", result, image, outwards),
+        ("SPACE_TO_DEPTH", image, result, inwards),
     ):
         batch, rows, columns, depth = parts
-        channels = whole[3]
-        apart: list[Any] = [batch, rows, columns, block, block, channels]
-        if name == "SPACE_TO_DEPTH":
-            apart = [batch, rows, block, columns, block, channels]
-        fits = list(whole) == [batch, rows * block, columns * block, channels]
-        if fits and depth == channels * block**2 and list(split) == apart:
+        sides = [rows, columns, block, block] if whole is result else [rows, block, columns, block]
+        fits = list(whole[:3]) == [batch, rows * block, columns * block]
+        apart = list(split) == [batch, *sides, whole[3]]
+        if fits and apart and depth == whole[3] * block**2:
             return name, block
     return None

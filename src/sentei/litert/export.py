@@ -119,11 +119,7 @@ def export(
     with replaced(target) as temporary:
         lowered = _lower(model, pinned, temporary)
         start = perf_counter()
-        temporary.write_bytes(blocks_moved(temporary.read_bytes()))
-        if quantizers:
-            temporary.write_bytes(widened_biases(temporary.read_bytes()))
-        if io == "int8":
-            temporary.write_bytes(integer_ends(temporary.read_bytes()))
+        _mend(temporary, bool(quantizers), io)
         stored = _finish(temporary, sparse, slim) if quantize is None else None
         lowered.seconds["convert"] += perf_counter() - start
         start = perf_counter()
@@ -164,6 +160,18 @@ def _lower(model: Any, signature: Signature, path: Path) -> Lowered:
     from sentei.litert.child import lower_elsewhere
 
     return lower_elsewhere(model, signature, path)
+
+
+def _mend(path: Path, quantized: bool, io: str) -> None:
+    """The passes over what the converter wrote."""
+    written = path.read_bytes()
+    content = blocks_moved(written)
+    if quantized:
+        content = widened_biases(content)
+    if io == "int8":
+        content = integer_ends(content)
+    if content is not written:
+        path.write_bytes(content)
 
 
 def _finish(path: Path, sparse: Sparse, slim: bool) -> Stored | None:

@@ -20,7 +20,7 @@ from sentei.core.errors import ExportMismatch
 from sentei.litert import flatbuffer
 from sentei.litert.exposed import exposed
 from sentei.litert.precision import full_precision
-from sentei.litert.requantized import halves_go_up, rounded_twice, second_shifts
+from sentei.litert.requantized import halves_go_up, integers_of, second_shifts
 from sentei.litert.runtime import Kernels, Runner
 from sentei.litert.samples import Sample
 from sentei.litert.signature import Signature
@@ -285,7 +285,7 @@ class _Judge:
                 return (rounded - zero) * scale
             theirs = ops.stack([ops.convert_to_tensor(integers[i]) for i in candidates])
             ours = [
-                rounded_twice(steps, grid, shifts[i], i in upwards)
+                integers_of(steps, grid, shifts[i], i in upwards)
                 if i in shifts and size % int(shifts[i].shape[0]) == 0
                 else ops.reshape(rounded, (-1,))
                 for i in candidates

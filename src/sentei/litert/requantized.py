@@ -14,6 +14,7 @@ from keras import ops
 
 from sentei.litert.flatmodel import Operator, Tensor
 from sentei.litert.runtime import Kernels
+from sentei.quantization.fixed_point import rounded_twice
 
 # Operators that multiply by a kernel: the places of the tensor they read and of the kernel.
 _KERNEL_OF = {
@@ -78,7 +79,7 @@ def halves_go_up(operator: Operator, tensors: Sequence[Tensor]) -> bool:
     return operator.name != "CONV_2D" or image.shape[-1] == kernel.shape[-1]
 
 
-def rounded_twice(steps: Any, grid: Any, shift: Any, upwards: bool) -> Any:
+def integers_of(steps: Any, grid: Any, shift: Any, upwards: bool) -> Any:
     """A tensor's integers, flat, as the runtime's own kernels round its sums; see `second_shifts`.
 
     Args:
@@ -89,9 +90,6 @@ def rounded_twice(steps: Any, grid: Any, shift: Any, upwards: bool) -> Any:
     """
     shift = ops.convert_to_tensor(shift)
     whole = ops.reshape(steps, (-1, int(shift.shape[0])))
-    finer = ops.power(2.0, ops.maximum(shift, 0.0))
-    first = ops.round(whole * finer) / finer
-    away = ops.sign(first) * ops.floor(ops.abs(first) + 0.5)
-    second = ops.floor(first + 0.5) if upwards else away
+    second = rounded_twice(whole, ops.power(2.0, ops.maximum(shift, 0.0)), upwards)
     integers = ops.where(shift < 0, ops.round(whole), second) + float(grid.zero_point[0])
     return ops.reshape(ops.clip(integers, grid.kind.low, grid.kind.high), (-1,))

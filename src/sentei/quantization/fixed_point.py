@@ -46,7 +46,7 @@ def hard_swish(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: An
     return ops.cast(_shifted_right(product, ops.maximum(-exponent, 0)), "float32")
 
 
-def rounded_twice(total: Any, factor: Any, upwards: bool) -> Any:
+def rounded_twice(total: Any, finer: Any, upwards: bool) -> Any:
     """What `MultiplyByQuantizedMultiplier` of LiteRT makes of sums.
 
     A factor is a number from 1/2 up to 1 and a power of two. The product with the number is rounded
@@ -55,15 +55,23 @@ def rounded_twice(total: Any, factor: Any, upwards: bool) -> Any:
 
     Args:
         total: The products of sums and factors, in steps.
-        factor: The factors; they broadcast against the products.
+        finer: The powers of two, see `finer_by`; they broadcast against the products.
         upwards: Whether halves go up the second time, as in the kernels of ruy, which has none for
             grouped convolutions, or away from zero, as in LiteRT's own.
     """
-    reached = ops.expand_dims(factor, -1) >= ops.convert_to_tensor(_POWERS)
-    count = ops.sum(ops.cast(reached, "int32"), axis=-1)
-    finer = ops.take(ops.convert_to_tensor(_FINER_BY), count)
     once = ops.round(total * finer) / finer
     return ops.floor(once + 0.5) if upwards else ops.sign(once) * ops.floor(ops.abs(once) + 0.5)
+
+
+def finer_by(factor: Any) -> Any:
+    """The power of two that takes a factor below 1/2 to between 1/2 and 1; 1 for larger ones.
+
+    Args:
+        factor: Positive numbers.
+    """
+    reached = ops.expand_dims(factor, -1) >= ops.convert_to_tensor(_POWERS)
+    count = ops.sum(ops.cast(reached, "int32"), axis=-1)
+    return ops.take(ops.convert_to_tensor(_FINER_BY), count)
 
 
 def _multiplier(ratio: Any) -> tuple[Any, Any]:

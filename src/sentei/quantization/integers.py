@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -33,16 +33,15 @@ from sentei.quantization import rules
 from sentei.quantization.affine import Affine
 from sentei.quantization.biases import Contraction
 from sentei.quantization.exactly import inverse, product, quotient
-from sentei.quantization.fixed_point import hard_swish, rounded_twice
+from sentei.quantization.fixed_point import finer_by, hard_swish, rounded_twice
 from sentei.quantization.grid import Kind
 
 # From tensors in integers from their zero points, the steps of their grids (last that of the kernel
 # if there is one), and step and zero point of the output's, to the output in steps from its zero
 # point.
 Compute = Callable[[Sequence[Any], Sequence[Any], Any, Any], Any]
-# From the steps of these grids, that of the output's and the output's rank to what the sums are
-# multiplied with.
-Factor = Callable[[Sequence[Any], Any, int], Any]
+# From the output in steps, these steps of grids and that of the output's, to whole steps.
+Rounding = Callable[[Any, Sequence[Any], Any], Any]
 
 # XNNPACK adds tensors whose larger ratio of scales is from 2^-10 up to 2^8.
 _RATIOS = np.float32(2.0) ** np.arange(-10, 9, dtype=np.float32)
@@ -64,7 +63,7 @@ class Exact:
         compute: The arithmetic, up to the rounding.
         kernel: The label of the kernel's grid, or None.
         contraction: What is known of its bias, or None.
-        twice: Of a contraction that is rounded twice, its factor; None: it is rounded once.
+        rounded: How the runtime rounds what `steps` gives.
     """
 
     read: tuple[str, ...]
@@ -75,7 +74,7 @@ class Exact:
     compute: Compute
     kernel: str | None = None
     contraction: Contraction | None = None
-    twice: Factor | None = None
+    rounded: Rounding = lambda total, *_: ops.round(total)
 
     def steps(self, tensors: Sequence[Any], scales: Sequence[Any], output: Any, zero: Any) -> Any:
         """The output in steps from its zero point, rectified and not rounded yet.
@@ -91,19 +90,6 @@ class Exact:
         if math.isfinite(low):
             total = ops.maximum(total, low / output)
         return ops.minimum(total, high / output) if math.isfinite(high) else total
-
-    def rounded(self, total: Any, scales: Sequence[Any], output: Any) -> Any:
-        """The output in whole steps, as the runtime rounds it.
-
-        Args:
-            total: What `steps` gave.
-            scales: The steps of the grids that it was given.
-            output: The step of the output's grid.
-        """
-        if self.twice is None:
-            return ops.round(total)
-        upwards = getattr(self.contraction.layer, "groups", 1) == 1 if self.contraction else True
-        return rounded_twice(total, self.twice(scales, output, len(total.shape)), upwards)
 
 
 def exact_nodes(
@@ -259,9 +245,13 @@ def _of_contraction(
         ratio = quotient(product(image, found.folded(image, kernel).step), output)
         return found.channels(ratio, rank)
 
-    twice = factor if _left_to_runtime(layer, kernel) else None
+    def twice(total: Any, scales: Sequence[Any], output: Any) -> Any:
+        finer = finer_by(factor(scales, output, len(total.shape)))
+        return rounded_twice(total, finer, upwards=getattr(layer, "groups", 1) == 1)
+
     labels = (found.image,)
-    return Exact(labels, output, tensor, found.nodes, limits, compute, found.kernel, found, twice)
+    entry = Exact(labels, output, tensor, found.nodes, limits, compute, found.kernel, found)
+    return replace(entry, rounded=twice) if _left_to_runtime(layer, kernel) else entry
 
 
 def _left_to_runtime(layer: Any, kernel: Kind) -> bool:
