@@ -2,6 +2,7 @@
 
 from sentei.quantization.adaround import adaround
 from sentei.quantization.calibrate import calibrate
+from sentei.quantization.coarse import round_batch_norm
 from sentei.quantization.correction import correct_bias
 from sentei.quantization.equalize import equalize
 from sentei.quantization.grid import Grid, Kind
@@ -40,4 +41,5 @@ __all__ = [
     "quantizers",
     "rate_report",
     "report",
+    "round_batch_norm",
 ]
