@@ -56,6 +56,7 @@ class Case:
         batch: Images a step.
         rate: The learning rate with a price, which falls as half a cosine.
         quick_epochs: With a price, of `--quick`.
+        shift: By how many pixels training images are moved, at most, in both directions.
     """
 
     shape: tuple[int, ...]
@@ -68,16 +69,17 @@ class Case:
     batch: int
     rate: float
     quick_epochs: int
+    shift: int
 
 
 CASES = {
     "lenet_300_100": Case(
         (784,), 1_066_440, (130, 1.8), "40x (Deep Compression), 124x at 1.9 %",
-        (0.01, 0.02, 0.04), 8, 20, 250, 3e-3, 20,
+        (0.01, 0.02, 0.04), 8, 20, 250, 3e-3, 20, 0,
     ),
     "lenet_5": Case(
         (28, 28, 1), 1_724_320, (400, 0.9), "39x (Deep Compression), 555x at 0.69 %, 606x at 1.0 %",
-        (0.01, 0.02), 3, 10, 500, 4e-3, 4,
+        (0.02, 0.01), 8, 20, 500, 4e-3, 4, 2,
     ),
 }  # fmt: skip
 
@@ -102,21 +104,61 @@ def mnist(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         return images[0], stored["y_train"].astype("int64"), images[1], stored["y_test"]
 
 
+class Shifted(keras.utils.PyDataset):
+    """Batches of images in a random order, each moved by a few pixels.
+
+    Args:
+        data: Images and labels.
+        batch: How many a batch.
+        shift: By how many pixels at most.
+    """
+
+    def __init__(self, data: Any, batch: int, shift: int) -> None:
+        super().__init__()
+        self.x, self.y = data[:2]
+        self.batch, self.shift = batch, shift
+        self.random = np.random.default_rng(0)
+        self.on_epoch_end()
+
+    def on_epoch_end(self) -> None:
+        """Takes another order."""
+        self.order = self.random.permutation(len(self.x))
+
+    def __len__(self) -> int:
+        return len(self.x) // self.batch
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = self.order[index * self.batch : (index + 1) * self.batch]
+        images = self.x[chosen]
+        for image, by in zip(images, self._moves(len(images)), strict=True):
+            image[:] = np.roll(image, by, (0, 1))  # what leaves is background, as what enters
+        return images, self.y[chosen]
+
+    def _moves(self, count: int) -> np.ndarray:
+        return self.random.integers(-self.shift, self.shift + 1, (count, 2))
+
+
 def train(model: Any, data: Any, rate: float, case: Case, epochs: int, *callbacks: Any) -> None:
     """Adam, at a learning rate that falls to nothing."""
     x, y = data[:2]
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * len(x) // case.batch)
     model.compile(keras.optimizers.Adam(schedule), FLOAT, metrics=["accuracy"])
-    model.fit(x, y, batch_size=case.batch, epochs=epochs, verbose=2, callbacks=list(callbacks))
+    how = {"epochs": epochs, "verbose": 2, "callbacks": list(callbacks)}
+    if case.shift:
+        model.fit(Shifted(data, case.batch, case.shift), **how)
+    else:
+        model.fit(x, y, batch_size=case.batch, **how)
 
 
 def float_network(name: str, seed: int, data: Any, scale: int) -> keras.Model:
     """The trained float network of a seed, from an earlier run if there is one."""
-    case, kept = CASES[name], CACHE / f"{name}_{seed}_{scale}.weights.h5"
+    case = CASES[name]
+    epochs = scale * case.float_epochs
+    kept = CACHE / f"{name}_{seed}_{epochs}.weights.h5"
     keras.utils.set_random_seed(seed)
     model = network(name)
     if not kept.exists():
-        train(model, data, 1e-3, case, scale * case.float_epochs)
+        train(model, data, 1e-3, case, epochs)
         CACHE.mkdir(parents=True, exist_ok=True)
         model.save_weights(kept)
     model.load_weights(kept)

@@ -81,22 +81,22 @@ def segmenter(width: float) -> keras.Model:
         width: factor on every number of channels.
     """
     inputs = keras.Input((CANVAS, CANVAS, 3), name="image")
-    x = layers.Conv2D(_channels(16, width), 3, 2, use_bias=False, name="stem")(_padded(inputs))
+    x = layers.Conv2D(_channels(32, width), 3, 2, use_bias=False, name="stem")(_padded(inputs))
     x = _normalized(x, "hard_silu")
     early = x
     for wide, number, stride, kernel, activation, attention in (
-        (64, 24, 2, 3, "relu", False),
-        (72, 24, 1, 3, "relu", False),
-        (96, 40, 2, 5, "hard_silu", True),
-        (240, 40, 1, 5, "hard_silu", True),
-        (240, 48, 1, 5, "hard_silu", True),
-        (288, 64, 1, 5, "hard_silu", True),
+        (128, 48, 2, 3, "relu", False),
+        (144, 48, 1, 3, "relu", False),
+        (192, 80, 2, 5, "hard_silu", True),
+        (480, 80, 1, 5, "hard_silu", True),
+        (480, 96, 1, 5, "hard_silu", True),
+        (576, 128, 1, 5, "hard_silu", True),
     ):
         if stride == 2:
             early = x
         sizes = _channels(wide, width), _channels(number, width)
         x = _block(x, *sizes, stride, kernel, activation, attention)
-    head = _channels(96, width)
+    head = _channels(192, width)
     high = _normalized(layers.Conv2D(head, 1, use_bias=False)(x), "relu")
     high = layers.Multiply()([high, _gate(x, head, None)])
     high = layers.UpSampling2D(2, interpolation="bilinear")(high)
