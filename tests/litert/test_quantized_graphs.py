@@ -165,3 +165,19 @@ def test_a_padding_that_the_file_does_not_hold_is_not_taken_for_another(tmp_path
     report = sentei.export(qmodel, tmp_path / "m.tflite", verify=images)
     assert report.operators["PAD"] == 1
     assert report.integers.agreement == 1.0
+
+
+def test_a_relu6_whose_grid_ends_long_before_6_is_exported(tmp_path):
+    """Regression: the runtime refused networks that were never trained, as 6 / scale overflows."""
+    inputs = keras.Input((6, 6, 3), name="image")
+    x = layers.ReLU(max_value=6.0)(layers.Conv2D(4, 3, name="faint")(inputs))
+    model = keras.Model(inputs, layers.Conv2D(2, 1)(x))
+    random = np.random.default_rng(0)
+    model.get_layer("faint").kernel.assign(1e-9 * random.normal(size=(3, 3, 3, 4)))
+    x = random.normal(size=(8, 6, 6, 3)).astype("float32")
+    qmodel = sentei.quantize(model, calibration=x)
+    report = sentei.export(qmodel, tmp_path / "m.tflite", verify=x)
+    assert report.integers.agreement == 1.0
+    (found,) = Runner(tmp_path / "m.tflite")({"image": x}).values()
+    np.testing.assert_array_equal(found, qmodel.predict(x, verbose=0))
+    assert found.any()

@@ -18,6 +18,7 @@ from sentei.core.files import replaced
 from sentei.core.select import require_built, sublayers
 from sentei.litert.biases import widened_biases
 from sentei.litert.blocks import blocks_moved
+from sentei.litert.caps import without_caps
 from sentei.litert.composite import quantizers_of
 from sentei.litert.ends import integer_ends
 from sentei.litert.exporting_report import ExportReport
@@ -167,7 +168,7 @@ def _mend(path: Path, quantized: bool, io: str) -> None:
     written = path.read_bytes()
     content = blocks_moved(written)
     if quantized:
-        content = widened_biases(content)
+        content = without_caps(widened_biases(content))
     if io == "int8":
         content = integer_ends(content)
     if content is not written:
