@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentei import codec
-from sentei.codec import binary, fit, model, pieces, rans, stream
+from sentei.codec import binary, fit, groupings, model, pieces, rans, stream
 from sentei.codec.cursor import Cursor, varint
 from sentei.codec.model import Alphabet, Groups, Model
 from sentei.core.errors import CorruptFile
@@ -134,7 +134,7 @@ def test_the_chosen_model_comes_near_the_entropy(size, scale):
     rans.encode([(item, ordered)])
     counts = np.bincount(symbols.ravel(), minlength=size)
     written = 8 * len(stream.write(item))
-    assert written < 1.02 * fit.entropy(counts[None]) + 400
+    assert written < 1.02 * groupings.entropy(counts[None]) + 400
     assert abs(written - bits) < 0.01 * bits + 200
 
 
@@ -147,7 +147,7 @@ def test_neighbours_and_channels_are_worth_bits():
     for array, most in ((together, 0.78), (dense, 0.93)):
         symbols = (array + 60).astype(np.uint8)
         _, _, _, bits = fit.choose(symbols, Alphabet(128, 60))
-        assert bits < most * fit.entropy(np.bincount(symbols.ravel())[None])
+        assert bits < most * groupings.entropy(np.bincount(symbols.ravel())[None])
 
 
 @given(st.integers(0, 2**62))

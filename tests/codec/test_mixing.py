@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentei import codec
-from sentei.codec import fit, mixing
+from sentei.codec import groupings, mixing
 from sentei.codec.model import Alphabet
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -69,7 +69,7 @@ def test_it_learns_what_a_static_model_does_not(tmp_path):
     values = np.where(random.random(dense.shape) < dense, random.integers(1, 8, dense.shape), 0)
     symbols = values.astype(np.uint8)
     data = mixing.encode(symbols, Alphabet(8, 0))
-    assert 8 * len(data) < 0.9 * fit.entropy(np.bincount(symbols.ravel())[None])
+    assert 8 * len(data) < 0.9 * groupings.entropy(np.bincount(symbols.ravel())[None])
 
 
 def test_plain_python_reads_the_same():

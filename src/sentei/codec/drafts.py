@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sentei.codec import fit, general, mixing, pieces, rans, stream
+from sentei.codec import fit, general, groupings, mixing, pieces, rans, stream
 from sentei.codec.cursor import varint
 from sentei.codec.model import Alphabet
 
@@ -234,7 +234,7 @@ def _plane(plane: np.ndarray, shape: tuple[int, ...], thorough: bool) -> Draft:
     whole = np.bincount(plane, minlength=256)
     stored = _stored(plane)
     # Mantissas are noise: do not look for an order where there is none.
-    if fit.entropy(whole[None]) / 8 > 0.98 * len(plane):
+    if groupings.entropy(whole[None]) / 8 > 0.98 * len(plane):
         return stored
     return min([*_by_values(plane, shape, 1, thorough), stored], key=lambda item: item.size)
 

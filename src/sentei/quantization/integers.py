@@ -29,24 +29,17 @@ from keras import layers as kl
 from keras import ops
 
 from sentei.core.graph import Node, Tensor
-from sentei.quantization import rules
+from sentei.quantization import computed, rules
 from sentei.quantization.affine import Affine
 from sentei.quantization.biases import Contraction
+from sentei.quantization.computed import Compute
 from sentei.quantization.exactly import inverse, product, quotient
 from sentei.quantization.fixed_point import finer_by, hard_swish, rounded_twice
 from sentei.quantization.grid import Kind
 
-# From tensors in integers from their zero points, the steps of their grids (last that of the kernel
-# if there is one), and step and zero point of the output's, to the output in steps from its zero
-# point.
-Compute = Callable[[Sequence[Any], Sequence[Any], Any, Any], Any]
 # From the output in steps, these steps of grids and that of the output's, to whole steps.
 Rounding = Callable[[Any, Sequence[Any], Any], Any]
 
-# XNNPACK adds tensors whose larger ratio of scales is from 2^-10 up to 2^8.
-_RATIOS = np.float32(2.0) ** np.arange(-10, 9, dtype=np.float32)
-_MULTIPLIER_BITS = 20
-_LARGEST_POOL = 256
 _ADDS = {"Add": 1, "Subtract": -1}
 
 
@@ -157,7 +150,7 @@ def exact_gates(
             continue
         if where == "sigmoid":
             read: tuple[str, ...] = (image, label)
-            compute: Compute = _product
+            compute: Compute = computed.product_of_two
         elif where == "activation" and rules.own_activation(node.operation) == "hard_silu":
             read, compute = (image,), hard_swish
         else:
@@ -326,17 +319,19 @@ def _of_sum(
     name = type(node.operation).__name__
     compute: Any
     if len(read) == 2 and name in _ADDS and _leaves(node) == 2:
-        compute = _sum(_ADDS[name])
+        compute = computed.sum_of_two(_ADDS[name])
     elif len(read) == 2 and name == "Multiply" and _leaves(node) == 2:
-        compute = _product
+        compute = computed.product_of_two
     elif name == "GlobalAveragePooling2D":
-        compute = _mean(node.operation)
-    elif name == "AveragePooling2D" and math.prod(node.operation.pool_size) <= _LARGEST_POOL:
-        compute = _pool(node.operation)
+        compute = computed.mean(node.operation)
+    elif (
+        name == "AveragePooling2D" and math.prod(node.operation.pool_size) <= computed.LARGEST_POOL
+    ):
+        compute = computed.pool(node.operation)
     elif rules.role(node.operation) == ("function", "hard_silu"):
         compute = hard_swish
     elif _slope(node.operation) is not None:
-        compute = _leaky(_slope(node.operation))
+        compute = computed.leaky(_slope(node.operation))
     else:
         return None
     labels = tuple(of_tensor[t] for t in read)
@@ -347,63 +342,8 @@ def _leaves(node: Node) -> int:
     return len(keras.tree.flatten((node.args, node.kwargs)))
 
 
-def _product(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
-    return tensors[0] * tensors[1] * quotient(product(*scales), output)
-
-
-def _sum(sign: int) -> Compute:
-    def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
-        ratios = [quotient(scale, output) for scale in scales]
-        exponent = ops.sum(
-            ops.cast(ops.maximum(*ratios) >= ops.convert_to_tensor(_RATIOS), "int32")
-        ) + (-10 - 1)
-        shift = _MULTIPLIER_BITS - exponent
-        size = ops.cast(ops.left_shift(ops.ones_like(shift), shift), "float32")
-        first, second = (ops.cast(ops.round(ratio * size), "int32") for ratio in ratios)
-        a, b = (ops.cast(x, "int32") for x in tensors)
-        total = a * first + b * second * sign + ops.left_shift(ops.ones_like(shift), shift - 1)
-        return ops.cast(ops.right_shift(total, shift), "float32")
-
-    return compute
-
-
-def _mean(layer: Any) -> Compute:
-    def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
-        x = tensors[0]
-        axes = (1, 2) if layer.data_format == "channels_last" else (2, 3)
-        count = float(math.prod(int(x.shape[axis]) for axis in axes))
-        total = ops.sum(x, axis=axes, keepdims=layer.keepdims)
-        return total * product(quotient(scales[0], output), np.float32(1.0 / count))
-
-    return compute
-
-
-def _pool(layer: Any) -> Compute:
-    """LiteRT's own kernel: the integers themselves are averaged, halves go away from 0."""
-
-    def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, zero: Any) -> Any:
-        mean = layer(tensors[0]) + zero
-        # No sum of so few integers comes as close to a half without being one.
-        nearest = ops.floor(ops.abs(mean) + (0.5 + 0.25 / _LARGEST_POOL))
-        return ops.sign(mean) * nearest - zero
-
-    return compute
-
-
 def _slope(operation: Any) -> float | None:
     """The slope of a leaky rectifier for numbers below 0; None for other operations."""
     if isinstance(operation, kl.LeakyReLU):
         return float(operation.negative_slope)
     return None
-
-
-def _leaky(slope: float | None) -> Compute:
-    """XNNPACK's `qs8-vlrelu`: multipliers with 8 bits behind the point, halves go up."""
-
-    def compute(tensors: Sequence[Any], scales: Sequence[Any], output: Any, _: Any) -> Any:
-        ratio, x = quotient(scales[0], output), tensors[0]
-        above = ops.round(256.0 * ratio)
-        below = ops.round(256.0 * product(ratio, np.float32(slope or 0.0)))
-        return ops.floor((x * ops.where(x < 0, below, above) + 128.0) / 256.0)
-
-    return compute
