@@ -6,7 +6,7 @@ uses `sentei.compress` instead, which trains nothing. Counted is the packed, run
 graph included, against the float `.tflite`; the accuracy is that of the unpacked file in the
 runtime, on all test images, after the last step.
 
-    python benchmarks/tiny_resnet.py                # both, 1,000 and 600 steps: an hour on 2 cores
+    python benchmarks/tiny_resnet.py                # both, 1,500 and 600 steps: an hour on 2 cores
     python benchmarks/tiny_resnet.py --depth 20     # PyTorch trains these twice as fast as JAX
     python benchmarks/tiny_resnet.py --quick        # the first 2,000 test images, 100 steps
     python benchmarks/tiny_resnet.py --full         # ten times as many steps
@@ -39,7 +39,7 @@ from sentei.quantization import Custom, RateLog, quantizers, rate_report, round_
 
 RESULTS = data.HERE / "results"
 EPOCHS, LEARNING_RATE, TEMPERATURE = 5, 5e-4, 2.0
-STEPS = {20: 1000, 56: 600}
+STEPS = {20: 1500, 56: 600}
 TARGETS = {20: 20, 56: 30}  # how many times smaller than the float file
 PRICES = {20: 0.008, 56: 0.004}  # of a kilobyte
 # Bytes at the first step, of the target's.
