@@ -27,6 +27,14 @@ def structured(shape: tuple[int, ...]) -> np.ndarray:
     return np.where(dense[0] < dense[1, 0, 0, 0] ** 3, weights("int8", shape), 0).astype(np.int8)
 
 
+def images(side: int = 12, count: int = 16) -> np.ndarray:
+    """int8 weights of pixels: neighbours are alike, in size and sign."""
+    random = np.random.default_rng(5)
+    coarse = random.normal(size=(side // 4, side // 4, count)) * random.random(count) * 20
+    fine = np.kron(coarse, np.ones((4, 4, 1))) + random.normal(size=(side, side, count))
+    return np.where(np.abs(fine) > 4, np.round(fine), 0).astype(np.int8).reshape(-1, count)
+
+
 def nibbles() -> bytes:
     """A file with an odd number of int4 weights."""
     low = np.clip(np.round(weights("float64", (1601,)) * 2), -8, 7).astype(np.int8)
@@ -79,6 +87,7 @@ def originals() -> dict[str, bytes]:
         "nibbles": nibbles(),
         "sparse": sparse(),
         "mixed": pack({"a": structured((12, 3, 3, 24))}),
+        "deep": pack({"a": images()}),
         "signs": pack({"a": np.abs(weights("sparse_int8", (90, 60))) * signs.astype(np.int8)}),
     }
 
@@ -91,7 +100,7 @@ def main(folder: Path) -> None:
             with tempfile.NamedTemporaryFile() as source:
                 source.write(content)
                 source.flush()
-                effort = "max" if name.startswith("mixed") else "fast"
+                effort = "max" if name in ("mixed", "deep") else "fast"
                 codec.pack(source.name, target, effort=effort)
         digests[name] = hashlib.sha256(content).hexdigest()
     (folder / "digests.json").write_text(json.dumps(digests, indent=2) + "\n")

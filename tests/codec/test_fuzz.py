@@ -14,7 +14,8 @@ from sentei.core.errors import CorruptFile
 GOLDEN = sorted((Path(__file__).parent / "golden" / "v1").glob("*.stz"))
 MOST_SECONDS, MOST_GROWTH = 5.0, 500_000  # for a mutation; kilobytes of memory
 # Mutations of a file: fewer of those with many tables, which take ten times as long to read.
-FEW = {"groups": 150, "lanes": 200, "signs": 250, "mixed": 350, "zeros": 350, "sparse": 500}
+FEW = {"deep": 200, "groups": 150, "lanes": 200, "signs": 250}
+FEW |= {"mixed": 350, "zeros": 350, "sparse": 500}
 COUNTS = {path.stem: FEW.get(path.stem, 825) for path in GOLDEN}
 
 

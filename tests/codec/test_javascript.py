@@ -70,7 +70,7 @@ def test_all_that_python_packs_comes_back(tmp_path):
         assert target.with_name(target.name + ".out").read_bytes() == content, target.name
 
 
-@pytest.mark.parametrize("name", ["static", "mixed"])
+@pytest.mark.parametrize("name", ["static", "mixed", "deep"])
 def test_every_flip_and_truncation_is_noticed(name):
     assert json.loads(node(DAMAGE, GOLDEN / "v1" / f"{name}.stz")) == []
 

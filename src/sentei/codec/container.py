@@ -17,7 +17,7 @@ from sentei.core.errors import CorruptFile, SenteiError
 # As PNG's: the first byte is no text, then what a transfer in text mode would change.
 MAGIC = b"\x93STZ\r\n\x1a\n"
 VERSION = 1
-FEATURES = 0  # all that this reader knows
+FEATURES = 1  # all that this reader knows: bit 0, the deep coder
 _LARGEST_HEADER = 1 << 28
 DIGEST = 32
 CHECK = 4
@@ -89,7 +89,11 @@ def check(payload: bytes | memoryview) -> int:
 
 
 def write_header(
-    size: int, digest: bytes, skeleton: bytes, pieces: Sequence[tuple[int, int, bytes]]
+    size: int,
+    digest: bytes,
+    skeleton: bytes,
+    pieces: Sequence[tuple[int, int, bytes]],
+    features: int = 0,
 ) -> bytes:
     """Mark and header.
 
@@ -98,6 +102,7 @@ def write_header(
         digest: Its SHA-256.
         skeleton: The coded skeleton.
         pieces: Offset, size and payload of each piece, in order.
+        features: Bits that say what a reader must know.
     """
     body = varint(size) + digest
     body += varint(len(skeleton)) + check(skeleton).to_bytes(CHECK, "little")
@@ -107,7 +112,7 @@ def write_header(
         body += varint(offset - place) + varint(length) + varint(len(payload))
         body += check(payload).to_bytes(CHECK, "little")
         place = offset + length
-    head = MAGIC + varint(VERSION) + varint(FEATURES) + varint(len(body)) + body
+    head = MAGIC + varint(VERSION) + varint(features) + varint(len(body)) + body
     return head + check(head).to_bytes(CHECK, "little")
 
 

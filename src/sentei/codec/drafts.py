@@ -34,6 +34,9 @@ _MOST_VALUES = 256
 _PROMISE = 0.97
 _LEAST_SIDE = 12
 
+# A tensor's numbers in the order of coding, and which axis of the file each of its axes is.
+_View = tuple[np.ndarray, tuple[int, ...]]
+
 
 @dataclass
 class Draft:
@@ -152,7 +155,7 @@ def _symbols(
         return Draft(len(payload), [], lambda: payload)
     axes, model, ordered, bits = fit.choose(numbers, alphabet)
     if thorough:
-        mixed = min((_mixed(head, item, alphabet) for item in _views(numbers)), key=len)
+        mixed = head + _best_mixed(numbers, alphabet)
         if len(mixed) < len(head) + 12 + bits / 8:
             return Draft(len(mixed), [], lambda: mixed)
     head += _axes([numbers.shape[axis] for axis in axes], axes) + bytes([pieces.STATIC])
@@ -160,18 +163,33 @@ def _symbols(
     return Draft(len(head) + 12 + bits / 8, [(coded, ordered)], lambda: head + stream.write(coded))
 
 
-def _mixed(head: bytes, numbers: np.ndarray, alphabet: Alphabet) -> bytes:
-    axes = _axes(numbers.shape, range(numbers.ndim))
-    return head + axes + bytes([pieces.MIXED]) + mixing.encode(numbers, alphabet)
+def _best_mixed(numbers: np.ndarray, alphabet: Alphabet) -> bytes:
+    """The shortest of the mixed codes of all views, and of the deep ones of the best view."""
+    mixed = [(_mixed(view, alphabet, pieces.MIXED), view) for view in _views(numbers)]
+    code, (seen, axes) = min(mixed, key=lambda item: len(item[0]))
+    turned = [(seen, axes)]
+    if seen.ndim > numbers.ndim:  # images: columns as rows too
+        first = next(i for i in range(seen.ndim) if seen.shape[i] != numbers.shape[i])
+        order = [*axes]
+        order[first : first + 2] = order[first + 1], order[first]
+        turned.append((seen.transpose(order), tuple(order)))
+    return min([code, *(_mixed(view, alphabet, pieces.DEEP) for view in turned)], key=len)
 
 
-def _views(numbers: np.ndarray) -> Iterator[np.ndarray]:
+def _mixed(view: _View, alphabet: Alphabet, coder: int) -> bytes:
+    numbers, axes = view
+    code = mixing.encode(np.ascontiguousarray(numbers), alphabet, coder == pieces.DEEP)
+    return _axes(numbers.shape, axes) + bytes([coder]) + code
+
+
+def _views(numbers: np.ndarray) -> Iterator[_View]:
     """The tensor, and as a stack of square images where the length of an axis is a square."""
-    yield numbers
+    yield numbers, tuple(range(numbers.ndim))
     for axis, size in enumerate(numbers.shape) if numbers.ndim == 2 else ():
         side = math.isqrt(size)
         if side * side == size and side >= _LEAST_SIDE:
-            yield numbers.reshape(*numbers.shape[:axis], side, side, *numbers.shape[axis + 1 :])
+            shape = (*numbers.shape[:axis], side, side, *numbers.shape[axis + 1 :])
+            yield numbers.reshape(shape), (0, 1, 2)
 
 
 def _values(values: np.ndarray, centre: int, unit: int) -> bytes:

@@ -103,9 +103,11 @@ def pack(
     with mapped(source) as content:
         kind, tensors = locate.find(content)
         digest = hashlib.sha256(content).digest()
-        coded = list(_pieces(content, tensors, effort, progress))
+        found_pieces = list(_pieces(content, tensors, effort, progress))
+        features = max((piece[3] for piece in found_pieces), default=0)
+        coded = [piece[:3] for piece in found_pieces]
         skeleton = _skeleton(content, coded)
-        header = container.write_header(len(content), digest, skeleton, coded)
+        header = container.write_header(len(content), digest, skeleton, coded, features)
         with replaced(Path(target)) as temporary, temporary.open("wb") as file:
             file.write(header + skeleton)
             file.writelines(payload for _, _, payload in coded)
@@ -166,8 +168,8 @@ def _bytes_of(tensor: Tensor) -> Iterator[Tensor]:
 
 def _pieces(
     content: memoryview, tensors: list[Tensor], effort: Effort, progress: Progress | None
-) -> Iterator[tuple[int, int, bytes]]:
-    """Offset, size and payload of everything that is coded by itself."""
+) -> Iterator[tuple[int, int, bytes, int]]:
+    """Offset, size, payload and features of everything that is coded by itself."""
     waiting: list[tuple[Tensor, drafts.Draft]] = []
     symbols = 0
     for part in _parts(tensors):
@@ -200,7 +202,7 @@ def _read_back(plans: list[pieces.Plan]) -> list[bytes | None]:
 
 def _coded(
     content: memoryview, waiting: list[tuple[Tensor, drafts.Draft]]
-) -> Iterator[tuple[int, int, bytes]]:
+) -> Iterator[tuple[int, int, bytes, int]]:
     """Payloads of drafts, each read back and compared."""
     rans.encode([item for _, draft in waiting for item in draft.streams])
     payloads = [draft.write() for _, draft in waiting]
@@ -208,9 +210,10 @@ def _coded(
         pieces.plan(payload, part.size)
         for (part, _), payload in zip(waiting, payloads, strict=True)
     ]
-    for (part, _), payload, back in zip(waiting, payloads, _read_back(plans), strict=True):
-        data = content[part.offset : part.offset + part.size]
+    backs = _read_back(plans)
+    for (part, _), payload, plan, back in zip(waiting, payloads, plans, backs, strict=True):
+        data, features = content[part.offset : part.offset + part.size], plan.features
         if back != data:
             # A fault of ours costs bytes, never data.
-            payload = general.encode(data)
-        yield part.offset, part.size, container.padded(payload, part.size)
+            payload, features = general.encode(data), 0
+        yield part.offset, part.size, container.padded(payload, part.size), features

@@ -24,7 +24,9 @@ LISTED, RUN, BITMAP = 0, 1, 2
 NIBBLE = 0
 UNITS = (1, 2, 4, 8)
 MOST_AXES = 8
-STATIC, MIXED = 0, 1
+STATIC, MIXED, DEEP = 0, 1, 2
+# What a reader has to know for a piece, as bits of the container's features.
+DEEP_FEATURE = 1
 
 
 @dataclass
@@ -34,10 +36,12 @@ class Plan:
     Attributes:
         streams: Its streams.
         finish: From their symbols to the bytes.
+        features: The bits of the container's features that it needs.
     """
 
     streams: list[rans.Stream]
     finish: Callable[[Sequence[np.ndarray]], bytes]
+    features: int = 0
 
 
 def plan(payload: bytes | memoryview, size: int, nested: bool = False) -> Plan:
@@ -97,9 +101,13 @@ def _plan_symbols(cursor: Cursor, size: int) -> Plan:
         cursor.finish()
         return Plan([], finish)
     coder = cursor.byte()
-    if coder == MIXED:
-        code = bytes(cursor.take(cursor.left))
-        return Plan([], lambda _: finish([mixing.decode(code, count, alphabet, shape)]))
+    if coder in (MIXED, DEEP):
+        code, deep = bytes(cursor.take(cursor.left)), coder == DEEP
+        return Plan(
+            [],
+            lambda _: finish([mixing.decode(code, count, alphabet, shape, deep)]),
+            DEEP_FEATURE * deep,
+        )
     if coder != STATIC:
         raise CorruptFile(f"a tensor has the unknown coder {coder}")
     found = stream.read(cursor, count, alphabet)
@@ -159,7 +167,8 @@ def _plan_planes(cursor: Cursor, size: int) -> Plan:
         planes = [part.finish([next(left) for _ in part.streams]) for part in parts]
         return _join(planes, unit, flags)
 
-    return Plan([item for part in parts for item in part.streams], finish)
+    features = max(part.features for part in parts)
+    return Plan([item for part in parts for item in part.streams], finish, features)
 
 
 def _join(planes: list[bytes], unit: int, flags: int) -> bytes:

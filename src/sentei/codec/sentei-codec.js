@@ -111,7 +111,7 @@ const SenteiCodec = (() => {
     const cursor = new Cursor(bytes);
     MAGIC.forEach((byte) => { if (cursor.byte() !== byte) fail("its mark is missing"); });
     const version = cursor.varint(), features = cursor.varint();
-    if (version !== 1 || features !== 0) {
+    if (version !== 1 || features > 1) {
       fail(`it is of version ${version}, features ${features}: a later reader is needed`);
     }
     const length = cursor.varint(2 ** 28);
@@ -203,7 +203,7 @@ const SenteiCodec = (() => {
     else {
       const coder = cursor.byte();
       if (coder === 0) symbols = decodeStatic(cursor, count, alphabet);
-      else if (coder === 1) symbols = decodeMixed(cursor.take(cursor.left), count, alphabet, shape);
+      else if (coder <= 2) symbols = decodeMixed(cursor.take(cursor.left), count, alphabet, shape, coder === 2);
       else fail("a tensor has an unknown coder");
     }
     cursor.finish();
@@ -495,8 +495,12 @@ const SenteiCodec = (() => {
 
   // -- mixed streams ------------------------------------------------------------------------------
 
-  const INPUTS = 8, NODES = 16, DENSITIES = 12, MOST = 250;
+  const DENSITIES = 12, MOST = 250, EXPECTED = 32, STEPS = 33;
   const RATES = Int32Array.from({ length: MOST + 1 }, (_, n) => Math.floor((32768 + Math.floor((n + 2) / 2)) / (n + 2)));
+  // First weights of the deep coder's inputs: for whether a symbol is the centre, its sign, its size.
+  const ZERO = [-4915, 3277, 4096, -1638, 2458, 12288, 1638, 819, 1638, 2458, 1500, 1500];
+  const SIGN = [819, 6554, 0, 1311, 983, 4096, 328, 0, 3277, 6554, 0, 0];
+  const SIZE = [0, 1966, 2294, 0, 819, 4096, 1311, 0, 4096, 3277, 0, 0];
 
   function threeAxes(shape) {
     const sizes = [...shape];
@@ -510,42 +514,70 @@ const SenteiCodec = (() => {
     return sizes;
   }
 
-  function decodeMixed(bytes, count, alphabet, shape) {
+  function firstWeights(deep) {
+    if (!deep) return new Int32Array(16 * (1 + DENSITIES) * 8).fill(1966);
+    const result = [];
+    for (const times of [1, DENSITIES, EXPECTED]) {
+      for (let node = 0; node < 24; node++) for (let i = 0; i < times; i++) result.push(...(node === 0 ? ZERO : node === 1 ? SIGN : SIZE));
+    }
+    return Int32Array.from(result);
+  }
+
+  function decodeMixed(bytes, count, alphabet, shape, deep) {
+    const inputs = deep ? 12 : 8, nodes = deep ? 24 : 16;
     const [outer, middle, inner] = threeAxes(shape), { size, centre } = alphabet;
     const shifts = [outer, middle, inner].map((n) => Math.max(0, bitLength(n - 1) - 12));
     const indices = [outer, middle, inner].map((n, i) => (n - 1 >> shifts[i]) + 1);
     const starts = [0];
-    [1, 27, 125, ...indices, 28, 9 * indices[1]].forEach((n, i) => starts.push(starts[i] + n * NODES));
-    const ones = new Int32Array(starts[8]).fill(32768), counts = new Uint8Array(starts[8]);
-    const weights = new Int32Array(NODES * (1 + DENSITIES) * INPUTS).fill(1966);
+    const contexts = [1, 27, 125, ...indices, 28, 9 * indices[1]];
+    if (deep) contexts.push(124, 289, 8 * indices[2], 8 * indices[2]);
+    contexts.forEach((n, i) => starts.push(starts[i] + n * nodes));
+    const ones = new Int32Array(starts[inputs]).fill(32768), counts = new Uint8Array(starts[inputs]);
+    const weights = firstWeights(deep), values = new Int16Array(deep ? count + 1 : 0);
+    const refined = Int32Array.from({ length: deep ? 24 * EXPECTED * STEPS : 0 }, (_, i) => SQUASH[Math.min(i % STEPS * 128, 4095)]);
+    let chosen = 0;
     const trees = new Int32Array(9 * 128).fill(32768), seen = new Uint8Array(9 * 128);
     const kinds = new Uint8Array(count + 1), sizes = new Uint8Array(count + 1), symbols = new Uint8Array(count);
-    const bases = new Int32Array(INPUTS), odds = new Int32Array(INPUTS), coder = new BinaryDecoder(bytes);
+    const bases = new Int32Array(inputs), odds = new Int32Array(inputs), coder = new BinaryDecoder(bytes);
     const learn = (bit, place, table, times) => {
       const n = times[place], one = table[place];
       const moved = one + ((65535 * bit - one) * RATES[n] + 16384 >> 15);
       table[place] = moved < 16 ? 16 : moved > 65519 ? 65519 : moved;
       if (n < MOST) times[place] = n + 1;
     };
+    // With twelve inputs a sum may leave 32 bits.
+    const down = (x) => Math.floor(x / 16384);
     const clamp = (x) => (x < -2047 ? -2047 : x > 2047 ? 2047 : x);
     const heavy = (x) => (x < -98304 ? -98304 : x > 98304 ? 98304 : x);
     const mixed = (node, density) => {
-      const first = node * INPUTS, second = (NODES + node * DENSITIES + density) * INPUTS;
+      const first = node * inputs, second = (nodes + node * DENSITIES + density) * inputs;
+      const third = deep ? (nodes * (1 + DENSITIES) + node * EXPECTED + chosen) * inputs : 0;
       const start = ones[bases[0] + node];
-      let one = 0, two = 0;
-      for (let i = 0; i < INPUTS; i++) {
+      let one = 0, two = 0, three = 0, chance, cell = 0;
+      for (let i = 0; i < inputs; i++) {
         const place = bases[i] + node;
         if (counts[place] === 0) ones[place] = start;
         const odd = odds[i] = STRETCH[ones[place] >> 4];
         one += weights[first + i] * odd;
         two += weights[second + i] * odd;
+        if (deep) three += weights[third + i] * odd;
       }
-      one = clamp(one >> 14); two = clamp(two >> 14);
-      const chance = Math.min(Math.max(SQUASH[(one + two >> 1) + 2048], 32), 65504), bit = coder.decode(chance);
-      const errorOne = ((bit << 12) - (SQUASH[one + 2048] >> 4)) * 30, errorTwo = ((bit << 12) - (SQUASH[two + 2048] >> 4)) * 30;
-      for (let i = 0; i < INPUTS; i++) {
+      one = clamp(down(one)); two = clamp(down(two));
+      if (deep) {
+        three = clamp(down(three));
+        const mix = Math.floor((one + two + three) / 3) + 2048, part = mix & 127;
+        cell = (node * EXPECTED + chosen) * STEPS + (mix >> 7);
+        chance = SQUASH[mix] + (refined[cell] * (128 - part) + refined[cell + 1] * part >> 7) >> 1;
+        cell += part >> 6;
+      } else chance = SQUASH[(one + two >> 1) + 2048];
+      const bit = coder.decode(Math.min(Math.max(chance, 32), 65504)), rate = deep ? 18 : 30;
+      const wrong = (sum) => ((bit << 12) - (SQUASH[sum + 2048] >> 4)) * rate;
+      const errorOne = wrong(one), errorTwo = wrong(two), errorThree = wrong(three);
+      if (deep) refined[cell] += 65535 * bit - refined[cell] >> 7;
+      for (let i = 0; i < inputs; i++) {
         weights[first + i] = heavy(weights[first + i] + (odds[i] * errorOne + 131072 >> 18));
         weights[second + i] = heavy(weights[second + i] + (odds[i] * errorTwo + 131072 >> 18));
+        if (deep) weights[third + i] = heavy(weights[third + i] + (odds[i] * errorThree + 131072 >> 18));
         learn(bit, bases[i] + node, ones, counts);
       }
       return bit;
@@ -562,13 +594,25 @@ const SenteiCodec = (() => {
       const nearby = sizes[in1] + sizes[mid1] + sizes[out1];
       const distant = sizes[in2] + sizes[mid2] + sizes[out2] + sizes[midIn] + sizes[outIn] + sizes[outMid];
       const row = b >> shifts[1];
-      bases[1] = starts[1] + NODES * (kinds[in1] * 9 + kinds[mid1] * 3 + kinds[out1]);
-      bases[2] = starts[2] + NODES * (Math.min(sizes[in1], 4) * 25 + Math.min(sizes[mid1], 4) * 5 + Math.min(sizes[out1], 4));
-      bases[3] = starts[3] + NODES * (a >> shifts[0]);
-      bases[4] = starts[4] + NODES * row;
-      bases[5] = starts[5] + NODES * (c >> shifts[2]);
-      bases[6] = starts[6] + NODES * Math.min(nearby + (distant >> 1), 27);
-      bases[7] = starts[7] + NODES * (row * 9 + kinds[in1] * 3 + kinds[out1]);
+      bases[1] = starts[1] + nodes * (kinds[in1] * 9 + kinds[mid1] * 3 + kinds[out1]);
+      bases[2] = starts[2] + nodes * (Math.min(sizes[in1], 4) * 25 + Math.min(sizes[mid1], 4) * 5 + Math.min(sizes[out1], 4));
+      bases[3] = starts[3] + nodes * (a >> shifts[0]);
+      bases[4] = starts[4] + nodes * row;
+      bases[5] = starts[5] + nodes * (c >> shifts[2]);
+      bases[6] = starts[6] + nodes * Math.min(nearby + (distant >> 1), 27);
+      bases[7] = starts[7] + nodes * (row * 9 + kinds[in1] * 3 + kinds[out1]);
+      if (deep) {
+        const outUp = a > 0 && b + 1 < middle ? place - planes + rows : none, column = 8 * (c >> shifts[2]);
+        let total = 0, known = 0;
+        for (const at of [mid1, out1, outMid, outUp]) if (kinds[at]) { total += values[at]; known++; }
+        const expected = Math.min(Math.max(known ? Math.floor((2 * total + known) / (2 * known)) : 0, -15), 15);
+        const level = (at) => Math.min(Math.max(values[at], -8), 8) + 8;
+        bases[8] = starts[8] + nodes * (31 * Math.min(known, 3) + expected + 15);
+        bases[9] = starts[9] + nodes * (17 * level(mid1) + level(out1));
+        bases[10] = starts[10] + nodes * (column + Math.min(a >> 2, 7));
+        bases[11] = starts[11] + nodes * (column + Math.min(b >> 2, 7));
+        chosen = Math.min(Math.max(expected, -7), 7) + 7 + (known > 1 ? 16 : 0);
+      }
       const some = (at) => (kinds[at] ? 1 : 0);
       const density = some(in1) + some(mid1) + some(out1) + some(in2) + some(mid2) + some(out2) + some(in3)
         + some(mid3) + some(midIn) + some(outIn) + some(outMid);
@@ -580,8 +624,9 @@ const SenteiCodec = (() => {
       while (octave < 8 && 1 << octave <= largest && mixed(octave + 1, density)) octave++;
       let node = 1;
       for (let level = octave - 2; level >= 0; level--) {
-        const tree = octave * 128 + node, bit = coder.decode(trees[tree]);
-        learn(bit, tree, trees, seen);
+        const tree = octave * 128 + node, fine = deep && octave <= 4;
+        const bit = fine ? mixed(7 + node + (1 << octave - 1), density) : coder.decode(trees[tree]);
+        if (!fine) learn(bit, tree, trees, seen);
         node = 2 * node + bit;
       }
       const symbol = negative ? centre - node : centre + node;
@@ -589,6 +634,7 @@ const SenteiCodec = (() => {
       symbols[place] = symbol;
       kinds[place] = negative ? 1 : 2;
       sizes[place] = octave;
+      if (deep) values[place] = symbol - centre;
     }
     return symbols;
   }
