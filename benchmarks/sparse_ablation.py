@@ -144,7 +144,11 @@ class Study:
         return x, self.task.batch(2, random)[1]
 
     def row(self, name: str, width: float, sparsity: float) -> dict[str, Any]:
-        """Trains and exports a network, as float32 and float16."""
+        """Trains and exports a network, as float32 and float16; or reads what is there."""
+        path = self.folder / f"x{width:g}_{sparsity:g}.tflite"
+        kept = path.with_suffix(".json")
+        if kept.exists() and path.exists():
+            return dict(json.loads(kept.read_text())) | {"row": name, "file": str(path)}
         model = self.model(width, sparsity)
         if not self.speed:
             # A few hundred steps after pruning the moving statistics are still those of before.
@@ -152,7 +156,6 @@ class Study:
             samples = [self._batch(random)[0] for _ in range(STATISTICS // self.batch)]
             sentei.update_batch_norm(model, np.concatenate(samples))
         row: dict[str, Any] = {"row": name, "width": width, "sparsity": sparsity}
-        path = self.folder / f"x{width:g}_{sparsity:g}.tflite"
         # Without training the browser's comparison of outputs is check enough.
         sentei.export(model, path, verify=not self.speed)
         half = path.with_suffix(".f16.tflite")
@@ -163,17 +166,25 @@ class Study:
             x, labels = self.task.tests(self.images)
             row["score"] = self.task.score(model.predict(x, batch_size=250, verbose=0), labels)
         print(json.dumps(row), flush=True)
+        half = kept.with_suffix(".half")
+        half.write_text(json.dumps(row))
+        os.replace(half, kept)
         return row
 
     def width_as_fast_as(self, sparse: dict[str, Any]) -> float:
-        """The width at which a dense network is about as fast as a sparse one."""
+        """The width at which a dense network is about as fast as a sparse one; found once."""
+        kept = self.folder / "narrower.json"
+        if kept.exists():
+            return float(json.loads(kept.read_text()))
         paths, widths = [sparse["file"]], (0.85, 0.75, 0.65, 0.5)
         for width in widths:
             path = self.folder / f"untrained_x{width:g}.tflite"
             sentei.export(self.task.network(self.setting.width * width), path, verify=False)
             paths.append(str(path))
         ratios = [item.ratio for item in benchmark_in_browser(paths, runs=15)][1 : len(paths)]
-        return widths[int(np.argmin(np.abs(np.log(ratios))))]
+        width = widths[int(np.argmin(np.abs(np.log(ratios))))]
+        kept.write_text(json.dumps(width))
+        return width
 
 
 def latencies(rows: list[dict[str, Any]], runs: int) -> dict[str, Any]:
