@@ -38,8 +38,6 @@ import sentei
 from sentei.sparsity import ConstantSparsity, PolynomialDecay
 
 RESULTS = data.HERE / "results"
-# Training images for the statistics of batch normalization.
-STATISTICS = 2_048
 # row → criterion, times as many steps as the others
 METHODS = {
     "dense": ("", 1),
@@ -110,8 +108,7 @@ class Counter:
 
 def run(method: str, sparsity: float, setting: Setting, split: data.Split) -> dict[str, Any]:
     """Trains once and tests; or reads what an earlier run found."""
-    stage = f"{setting.name}_{setting.steps}"
-    kept = data.CACHE / "sparse_training" / stage / f"{method}_{sparsity}.json"
+    kept = data.CACHE / "sparse_training" / setting.name / f"{method}_{sparsity}.json"
     if kept.exists():
         return dict(json.loads(kept.read_text()))
     criterion, factor = METHODS[method]
@@ -135,11 +132,6 @@ def run(method: str, sparsity: float, setting: Setting, split: data.Split) -> di
         if step % 20 == 0:
             left = (time.perf_counter() - start) / step * (steps - step) / 60
             print(f"{method} {sparsity}: {step}/{steps}, {value:.3f}, {left:.1f} min", flush=True)
-    # After a few hundred steps the moving statistics are still partly those of the beginning, and
-    # most of all where connections were lost late.
-    random = np.random.default_rng(1)
-    seen = [photos(setting.batch, random)[0] for _ in range(STATISTICS // setting.batch)]
-    sentei.update_batch_norm(model, np.concatenate(seen))
     x, y = pixels(split.x_test[: setting.images]), split.y_test[: setting.images]
     row = {
         "method": method,
