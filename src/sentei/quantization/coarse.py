@@ -18,8 +18,8 @@ from sentei.core.errors import SenteiError
 from sentei.core.graph import Graph, tensors_in
 from sentei.core.select import sublayers
 from sentei.quantization import rules
-from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.quantize import quantized
+from sentei.quantization.rate_log import priced
 from sentei.quantization.rated import RatedQuantizer
 
 _FEWEST, _MOST = 2, 24
@@ -50,25 +50,13 @@ def round_batch_norm(qmodel: Any, *, bits: int = 8) -> Any:
     """
     if not _FEWEST <= bits <= _MOST:
         raise SenteiError(f"`bits` must be from {_FEWEST} to {_MOST}. Received: {bits}.")
-    layer = quantized(qmodel)
-    priced = {} if layer is None else _priced(layer)
-    if layer is None or not priced:
-        raise SenteiError(
-            f"No weight of model {getattr(qmodel, 'name', qmodel)!r} has a price. Quantize it with "
-            "one: sentei.quantize(model, sentei.quantization.Custom(activation_bits=None, "
-            "rate=0.01))."
-        )
-    before = _before(layer.plan.graph, priced)
+    held = {id(quantizer.variable): quantizer for _, quantizer in priced(qmodel)}
+    layer: Any = quantized(qmodel)
+    before = _before(layer.plan.graph, held)
     for norm, _ in sublayers(qmodel):
         if _fits(norm):
             _round(norm, before.get(id(norm), ()), bits)
     return qmodel
-
-
-def _priced(layer: QuantizedModel) -> dict[int, RatedQuantizer]:
-    """The quantizers of weights with a price, by the identity of the variable."""
-    found = [q for q in layer.by_name.values() if isinstance(q, RatedQuantizer)]
-    return {id(q.variable): q for q in found}
 
 
 def _fits(layer: Any) -> bool:
@@ -77,9 +65,7 @@ def _fits(layer: Any) -> bool:
     return bool(layer.scale and layer.center and layer.trainable)
 
 
-def _before(
-    graph: Graph, priced: dict[int, RatedQuantizer]
-) -> dict[int, tuple[RatedQuantizer, ...]]:
+def _before(graph: Graph, held: dict[int, RatedQuantizer]) -> dict[int, tuple[RatedQuantizer, ...]]:
     """By the identity of a batch normalization, the kernel and bias that it is folded into.
 
     Left out: layers that are called more than once, and what others read as well.
@@ -95,10 +81,10 @@ def _before(
         if source is None or len(readers[tensor]) > 1 or tensor in given:
             continue
         weights = [*(variable for variable, _ in rules.kernels(source)), *rules.biases(source)]
-        held = tuple(priced[id(variable)] for variable in weights if id(variable) in priced)
+        own = tuple(held[id(variable)] for variable in weights if id(variable) in held)
         once = calls[id(node.operation)] == calls[id(source)] == 1
-        if once and len(rules.kernels(source)) == 1 and len(held) == len(weights):
-            found[id(node.operation)] = held
+        if once and len(rules.kernels(source)) == 1 and len(own) == len(weights):
+            found[id(node.operation)] = own
     return found
 
 

@@ -73,14 +73,26 @@ def rate_report(qmodel: Any) -> RateReport:
     Raises:
         SenteiError: No weight of the model has a price.
     """
-    rows = [_row(name, q) for name, q in quantizers(qmodel) if isinstance(q, RatedQuantizer)]
-    if not rows:
+    return RateReport(tuple(_row(name, q) for name, q in priced(qmodel)))
+
+
+def priced(qmodel: Any) -> list[tuple[str, RatedQuantizer]]:
+    """The quantizers of the weights that have a price, by name.
+
+    Args:
+        qmodel: A Keras model.
+
+    Raises:
+        SenteiError: It has none.
+    """
+    found = [(name, q) for name, q in quantizers(qmodel) if isinstance(q, RatedQuantizer)]
+    if not found:
         name = getattr(qmodel, "name", qmodel)
         raise SenteiError(
             f"No weight of model {name!r} has a price. Quantize it with one: "
             "sentei.quantize(model, sentei.quantization.Custom(activation_bits=None, rate=0.01))."
         )
-    return RateReport(tuple(rows))
+    return found
 
 
 def _row(name: str, quantizer: RatedQuantizer) -> RateRow:
