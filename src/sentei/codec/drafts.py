@@ -33,6 +33,8 @@ _MOST_VALUES = 256
 # Deflate must promise so much more before LZMA is given its time.
 _PROMISE = 0.97
 _LEAST_SIDE = 12
+# The adaptive coder is some ten times slower to decode: it must be so much shorter.
+_SLOW_PAYS = 0.995
 
 # A tensor's numbers in the order of coding, and which axis of the file each of its axes is.
 _View = tuple[np.ndarray, tuple[int, ...]]
@@ -154,13 +156,14 @@ def _symbols(
         payload = head + _axes((numbers.size,), (0,))
         return Draft(len(payload), [], lambda: payload)
     axes, model, ordered, bits = fit.choose(numbers, alphabet)
+    front = head + _axes([numbers.shape[axis] for axis in axes], axes) + bytes([pieces.STATIC])
+    size = len(front) + 12 + bits / 8
     if thorough:
         mixed = head + _best_mixed(numbers, alphabet)
-        if len(mixed) < len(head) + 12 + bits / 8:
+        if len(mixed) < _SLOW_PAYS * size:
             return Draft(len(mixed), [], lambda: mixed)
-    head += _axes([numbers.shape[axis] for axis in axes], axes) + bytes([pieces.STATIC])
     coded = rans.Stream(model, ordered.size, fit.lanes(ordered.size))
-    return Draft(len(head) + 12 + bits / 8, [(coded, ordered)], lambda: head + stream.write(coded))
+    return Draft(size, [(coded, ordered)], lambda: front + stream.write(coded))
 
 
 def _best_mixed(numbers: np.ndarray, alphabet: Alphabet) -> bytes:
