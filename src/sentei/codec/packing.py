@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from sentei.codec import container, drafts, general, locate, pieces, rans
 from sentei.codec.content import mapped
@@ -103,17 +105,17 @@ def pack(
     with mapped(source) as content:
         kind, tensors = locate.find(content)
         digest = hashlib.sha256(content).digest()
-        found_pieces = list(_pieces(content, tensors, effort, progress))
-        features = max((piece[3] for piece in found_pieces), default=0)
-        coded = [piece[:3] for piece in found_pieces]
+        coded = list(_pieces(content, tensors, effort, progress))
+        features = functools.reduce(operator.or_, (piece.features for piece in coded), 0)
         skeleton = _skeleton(content, coded)
-        header = container.write_header(len(content), digest, skeleton, coded, features)
+        rows = [(piece.offset, piece.size, piece.payload) for piece in coded]
+        header = container.write_header(len(content), digest, skeleton, rows, features)
         with replaced(Path(target)) as temporary, temporary.open("wb") as file:
             file.write(header + skeleton)
-            file.writelines(payload for _, _, payload in coded)
+            file.writelines(piece.payload for piece in coded)
         size = len(content)
-    packed_size = len(header) + len(skeleton) + sum(len(payload) for _, _, payload in coded)
-    found = {item.offset for item in tensors} & {offset for offset, _, _ in coded}
+    packed_size = len(header) + len(skeleton) + sum(len(piece.payload) for piece in coded)
+    found = {item.offset for item in tensors} & {piece.offset for piece in coded}
     return Packed(
         os.fspath(source),
         os.fspath(target),
@@ -126,11 +128,28 @@ def pack(
     )
 
 
-def _skeleton(content: memoryview, coded: list[tuple[int, int, bytes]]) -> bytes:
+class _Coded(NamedTuple):
+    """A stretch of the source, and the payload it is coded as.
+
+    Attributes:
+        offset: Where it begins in the source.
+        size: Its bytes there.
+        payload: Its code.
+        features: What a reader of the payload must know.
+    """
+
+    offset: int
+    size: int
+    payload: bytes
+    features: int
+
+
+def _skeleton(content: memoryview, coded: list[_Coded]) -> bytes:
+    """What is left of the source without the pieces, coded."""
     parts, place = [], 0
-    for offset, size, _ in coded:
-        parts.append(content[place:offset])
-        place = offset + size
+    for piece in coded:
+        parts.append(content[place : piece.offset])
+        place = piece.offset + piece.size
     data = b"".join([*parts, content[place:]])
     return container.padded(general.encode(data), len(data)) if data else b""
 
@@ -168,8 +187,8 @@ def _bytes_of(tensor: Tensor) -> Iterator[Tensor]:
 
 def _pieces(
     content: memoryview, tensors: list[Tensor], effort: Effort, progress: Progress | None
-) -> Iterator[tuple[int, int, bytes, int]]:
-    """Offset, size, payload and features of everything that is coded by itself."""
+) -> Iterator[_Coded]:
+    """Everything that is coded by itself."""
     waiting: list[tuple[Tensor, drafts.Draft]] = []
     symbols = 0
     for part in _parts(tensors):
@@ -200,9 +219,7 @@ def _read_back(plans: list[pieces.Plan]) -> list[bytes | None]:
         return [back for plan in plans for back in _read_back([plan])]
 
 
-def _coded(
-    content: memoryview, waiting: list[tuple[Tensor, drafts.Draft]]
-) -> Iterator[tuple[int, int, bytes, int]]:
+def _coded(content: memoryview, waiting: list[tuple[Tensor, drafts.Draft]]) -> Iterator[_Coded]:
     """Payloads of drafts, each read back and compared."""
     rans.encode([item for _, draft in waiting for item in draft.streams])
     payloads = [draft.write() for _, draft in waiting]
@@ -216,4 +233,4 @@ def _coded(
         if back != data:
             # A fault of ours costs bytes, never data.
             payload, features = general.encode(data), 0
-        yield part.offset, part.size, container.padded(payload, part.size), features
+        yield _Coded(part.offset, part.size, container.padded(payload, part.size), features)
