@@ -36,6 +36,10 @@ class Batches(keras.utils.PyDataset):
         """Moves on."""
         self.begin += self.steps
 
+    def move_to(self, epoch: int) -> None:
+        """Gives the batches of an epoch, counted from 0, as if those before it had been seen."""
+        self.begin = epoch * self.steps
+
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng(self.begin + index)
         chosen = random.integers(0, len(self.split.x_train), BATCH)

@@ -81,9 +81,21 @@ def keep(path: Path, results: Any, table: str) -> None:
         results: The figures, as JSON takes them.
         table: The same as Markdown.
     """
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    path.with_suffix(".md").write_text(table)
+    write(path, json.dumps(results, indent=2) + "\n")
+    write(path.with_suffix(".md"), table)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Args:
+        path: Where; its folder is made.
+        text: What it holds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f"{path.name}.half")
+    half.write_text(text)
+    half.replace(path)
 
 
 def cifar10() -> Split:

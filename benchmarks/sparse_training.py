@@ -7,9 +7,10 @@ magnitude pruning at least at RigL with as many steps. Training FLOPs are those 
 accounting, relative to dense training: a sparse step counts its non-zeros forward and twice
 backward; a RigL update also a dense gradient of the weights.
 
-    KERAS_BACKEND=torch python benchmarks/sparse_training.py           # 220 steps of 128 a run
+    KERAS_BACKEND=torch python benchmarks/sparse_training.py           # 600 steps of 128 a run
     KERAS_BACKEND=torch python benchmarks/sparse_training.py --quick   # 60 steps of 64, 90 % alone
     KERAS_BACKEND=torch python benchmarks/sparse_training.py --full    # ResNet-20, 40,000 steps
+    KERAS_BACKEND=torch python benchmarks/sparse_training.py --bfloat16    # mixed precision
 
 Runs are kept in benchmarks/.data/sparse_training, so one that was stopped goes on after the last
 one that is done. Writes benchmarks/results/sparse_training.json and .md.
@@ -71,8 +72,11 @@ class Setting:
 
 
 QUICK = Setting("quick", 8, 60, 64, 2_000, (0.9,))
-DEFAULT = Setting("default", 8, 220, 128, 10_000, (0.8, 0.9, 0.95))
+DEFAULT = Setting("default", 8, 600, 128, 10_000, (0.8, 0.9, 0.95))
 FULL = Setting("full", 20, 40_000, 128, 10_000, (0.8, 0.9, 0.95))
+# Training images for the statistics of batch normalization: after so few steps the moving ones are
+# partly those of a network that was denser.
+STATISTICS = 2_048
 
 
 def pruned(model: Any, criterion: str, sparsity: float, steps: int) -> None:
@@ -106,15 +110,20 @@ class Counter:
         )
 
 
-def run(method: str, sparsity: float, setting: Setting, split: data.Split) -> dict[str, Any]:
-    """Trains once and tests; or reads what an earlier run found."""
-    kept = data.CACHE / "sparse_training" / setting.name / f"{method}_{sparsity}.json"
+def run(
+    method: str, sparsity: float, setting: Setting, split: data.Split, short: bool
+) -> dict[str, Any]:
+    """Trains once, in bfloat16 if `short`, and tests; or reads what an earlier run found."""
+    folder = data.CACHE / "sparse_training" / f"{setting.name}_{setting.steps}"
+    kept = folder / f"{method}_{sparsity}.json"
     if kept.exists():
         return dict(json.loads(kept.read_text()))
     criterion, factor = METHODS[method]
     steps = factor * setting.steps
     keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("mixed_bfloat16" if short else "float32")
     model = models.resnet(setting.depth)
+    keras.config.set_dtype_policy("float32")
     decay = keras.optimizers.schedules.CosineDecay(0.1, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(decay, 0.9, nesterov=True, weight_decay=5e-4), loss)
@@ -132,18 +141,20 @@ def run(method: str, sparsity: float, setting: Setting, split: data.Split) -> di
         if step % 20 == 0:
             left = (time.perf_counter() - start) / step * (steps - step) / 60
             print(f"{method} {sparsity}: {step}/{steps}, {value:.3f}, {left:.1f} min", flush=True)
+    zeros = float(sentei.sparsity.report(model).sparsity) if criterion else 0.0
+    weights, model = model.get_weights(), models.resnet(setting.depth)
+    model.set_weights(weights)
+    seen = [photos(setting.batch, random)[0] for _ in range(STATISTICS // setting.batch)]
+    sentei.update_batch_norm(model, np.concatenate(seen))
     x, y = pixels(split.x_test[: setting.images]), split.y_test[: setting.images]
     row = {
         "method": method,
         "sparsity": sparsity,
         "accuracy": float((model.predict(x, batch_size=500, verbose=0).argmax(1) == y).mean()),
         "training_flops": spent / (3 * counter.dense * setting.steps),
-        "zeros": float(sentei.sparsity.report(model).sparsity) if criterion else 0.0,
+        "zeros": zeros,
     }
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    half = kept.with_suffix(".half")
-    half.write_text(json.dumps(row))
-    os.replace(half, kept)
+    data.write(kept, json.dumps(row))
     return row
 
 
@@ -178,20 +189,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="90 % zeros alone, a little training")
     parser.add_argument("--full", action="store_true", help="for a real machine")
+    parser.add_argument("--bfloat16", action="store_true", help="train in mixed precision")
     options = parser.parse_args()
     setting = QUICK if options.quick else FULL if options.full else DEFAULT
     split = data.cifar10()
-    rows = [run("dense", 0.0, setting, split)]
+    rows = [run("dense", 0.0, setting, split, options.bfloat16)]
     rows += [
-        run(method, sparsity, setting, split)
+        run(method, sparsity, setting, split, options.bfloat16)
         for sparsity in setting.sparsities
         for method in METHODS
         if method != "dense"
     ]
-    RESULTS.mkdir(exist_ok=True)
     found = {"setting": setting.__dict__, "rows": rows}
-    (RESULTS / "sparse_training.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / "sparse_training.md").write_text(markdown(rows, setting))
+    data.keep(RESULTS / "sparse_training.json", found, markdown(rows, setting))
     print(markdown(rows, setting))
     return 0
 
