@@ -3,24 +3,22 @@
 The study of Elsen et al. 2020 ("Fast sparse ConvNets", arXiv:1911.09723), in small, on two tasks
 (see `sparse_tasks`): a MobileNetV2-style classifier of CIFAR-10, and a MobileNetV3-style network
 that tells for each pixel of a scene which garment it belongs to. Their 1x1 convolutions are pruned
-to 30 ... 90 % (`layers="xnnpack"`) while they learn: all networks begin with the same steps at a
-constant learning rate and go on at one that falls to zero, pruned in the first half of that. Beside
-them a network 20 % wider at 70 %, and the dense network that is as fast as the one at 70 % (the
-"distilled" alternative), trained as long. Latency is that of headless Chromium, in every
-WebAssembly runtime found (`sentei bench --browser`), all files in turns. Targets: 1.35 times as
-fast at 70 % zeros, 2.0 times at 85 %, at most one point lost at 70 %.
+to 30 ... 90 % (`layers="xnnpack"`); beside them a network 20 % wider at 70 %, and the dense network
+that is as fast as the one at 70 % (the "distilled" alternative). Latency is that of headless
+Chromium, in every WebAssembly runtime found (`sentei bench --browser`), all files in turns.
+Targets: 1.35 times as fast at 70 % zeros, 2.0 times at 85 %, at most one point lost at 70 %.
 
-    python benchmarks/sparse_ablation.py            # 600 + 1,000 steps of 64: an hour on 2 cores
+    python benchmarks/sparse_ablation.py            # 1,500 + 300 steps of 64: an hour on 2 cores
     python benchmarks/sparse_ablation.py --task segmentation    # one of the two alone
-    python benchmarks/sparse_ablation.py --quick    # half the width, 60 + 100 steps of 64
-    python benchmarks/sparse_ablation.py --full     # 20,000 + 60,000 steps of 128
+    python benchmarks/sparse_ablation.py --quick    # half the width, 100 + 40 steps of 64
+    python benchmarks/sparse_ablation.py --full     # 60,000 + 20,000 steps of 128
     python benchmarks/sparse_ablation.py --speed    # no training: latency and bytes alone
 
-Training is fastest with KERAS_BACKEND=torch, and with --bfloat16 where the processor has it;
-`--train` ends after it, and the same command without writes the files on JAX. Stages are kept in
-benchmarks/.data/sparse_ablation, and a run that was stopped goes on after the last one that is
-done. Writes benchmarks/results/sparse_classification.json, .md and .png, and sparse_segmentation
-likewise (with --speed: sparse_speed_classification, ...).
+Training is fastest with KERAS_BACKEND=torch, where `--train` ends after it; files are then written
+on JAX, by the same command without `--train`. Stages are kept in benchmarks/.data/sparse_ablation,
+and a run that was stopped goes on after the last one that is done. Writes benchmarks/results/
+sparse_classification.json, .md and .png, and sparse_segmentation likewise (with --speed:
+sparse_speed_classification, ...).
 """
 
 from __future__ import annotations
@@ -61,8 +59,8 @@ class Setting:
     Attributes:
         name: of the setting.
         width: of the network's channels, relative to MobileNetV2's.
-        steps: the first, which all networks of a width have in common.
-        more: steps of each.
+        steps: of the dense network.
+        tuning: more steps, pruned or not.
         batch: images a step.
         images: tested on.
     """
@@ -70,15 +68,14 @@ class Setting:
     name: str
     width: float
     steps: int
-    more: int
+    tuning: int
     batch: int
     images: int
 
 
-QUICK = Setting("quick", 0.5, 60, 100, 64, 2_000)
-DEFAULT = Setting("default", 1.0, 600, 1_000, 64, 4_000)
-FULL = Setting("full", 1.0, 20_000, 60_000, 128, 10_000)
-RATE = 3e-3
+QUICK = Setting("quick", 0.5, 100, 40, 64, 2_000)
+DEFAULT = Setting("default", 1.0, 1_500, 300, 64, 4_000)
+FULL = Setting("full", 1.0, 60_000, 20_000, 128, 10_000)
 
 
 class Study:
@@ -88,13 +85,12 @@ class Study:
         task: what.
         setting: how long.
         speed: whether to leave out training.
-        short: whether to train in bfloat16.
     """
 
-    def __init__(self, task: Task, setting: Setting, speed: bool, short: bool) -> None:
-        self.task, self.setting, self.speed, self.short = task, setting, speed, short
-        trained = "speed" if speed else f"{setting.name}_{setting.steps}_{setting.more}"
-        self.folder = data.CACHE / "sparse_ablation" / f"{task.name}_{trained}"
+    def __init__(self, task: Task, setting: Setting, speed: bool) -> None:
+        self.task, self.setting, self.speed = task, setting, speed
+        stage = f"{task.name}_{'speed' if speed else setting.name}"
+        self.folder = data.CACHE / "sparse_ablation" / stage
         self.folder.mkdir(parents=True, exist_ok=True)
         self.batch = round(setting.batch * task.share)
         self.images = round(setting.images * task.share**2)
@@ -105,38 +101,33 @@ class Study:
         Args:
             width: relative to the setting's.
             sparsity: of the 1x1 convolutions.
-            begin: whether to stop after the first steps.
+            begin: whether to stop before the fine-tuning.
         """
         keras.utils.set_random_seed(0)
         model = self.task.network(self.setting.width * width)
         stage = f"x{width:g}" + ("" if begin else f"_{sparsity:g}")
         kept = self.folder / f"{stage}.weights.npz"
-        if not kept.exists():
-            first = None if begin else self.model(width, 0.0, begin=True).get_weights()
-            half = kept.with_suffix(".half.npz")
-            np.savez(half, *self._trained(stage, width, sparsity, first))
-            os.replace(half, kept)
-        with np.load(kept) as arrays:
-            model.set_weights([arrays[name] for name in arrays.files])
+        if kept.exists():
+            with np.load(kept) as arrays:
+                model.set_weights([arrays[name] for name in arrays.files])
+            return model
+        if not begin:
+            model.set_weights(self.model(width, 0.0, begin=True).get_weights())
+        steps = self.setting.steps if begin else self.setting.tuning
+        self._train(stage, model, sparsity, steps, 3e-3 if begin else 1e-3)
+        sentei.strip(model)
+        half = kept.with_suffix(".half.npz")
+        np.savez(half, *model.get_weights())
+        os.replace(half, kept)
         return model
 
-    def _trained(
-        self, stage: str, width: float, sparsity: float, first: list[np.ndarray] | None
-    ) -> list[np.ndarray]:
-        """The weights after the first steps, or after the others that begin with `first`."""
-        keras.config.set_dtype_policy("mixed_bfloat16" if self.short else "float32")
-        model = self.task.network(self.setting.width * width)
-        keras.config.set_dtype_policy("float32")
-        steps = self.setting.steps if first is None else self.setting.more
-        rate: Any = RATE
-        if first is not None:
-            model.set_weights(first)
-            rate = keras.optimizers.schedules.CosineDecay(RATE, steps)
+    def _train(self, stage: str, model: Any, sparsity: float, steps: int, rate: float) -> None:
+        decay = keras.optimizers.schedules.CosineDecay(rate, steps)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(rate), loss)
+        model.compile(keras.optimizers.Adam(decay), loss)
         if sparsity:
-            end = 1 if self.speed else steps // 2
-            schedule = PolynomialDecay(0.0, sparsity, 0, end, max(1, end // 25))
+            end = 1 if self.speed else max(1, round(0.6 * steps))
+            schedule = PolynomialDecay(min(0.3, sparsity), sparsity, 0, end, max(1, end // 20))
             sentei.prune(model, schedule, layers="xnnpack")
         random, start = np.random.default_rng(len(stage)), time.perf_counter()
         for step in range(1, (2 if self.speed else steps) + 1):
@@ -144,8 +135,6 @@ class Study:
             if step % 20 == 0:
                 left = (time.perf_counter() - start) / step * (steps - step) / 60
                 print(f"{stage}: step {step}/{steps}, loss {value:.3f}, {left:.1f} min", flush=True)
-        sentei.strip(model)
-        return list(model.get_weights())
 
     def _batch(self, random: np.random.Generator) -> Batch:
         """What to train on; noise when nothing is trained."""
@@ -297,7 +286,7 @@ def run(study: Study, options: argparse.Namespace) -> None:
     found = latencies(rows, options.runs) | {"rows": rows}
     found |= {"task": task.name, "measure": task.measure}
     trained = "untrained (magnitudes of the first weights)" if study.speed else (
-        f"{setting.name} setting: {setting.steps} + {setting.more} steps of {study.batch} "
+        f"{setting.name} setting: {setting.steps} + {setting.tuning} steps of {study.batch} "
         f"images, tested on {study.images:,}"
     )  # fmt: skip
     found["setting"] = f"{trained}, width {setting.width:g}"
@@ -318,7 +307,6 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a small network, a little training")
     parser.add_argument("--full", action="store_true", help="for a real machine")
     parser.add_argument("--speed", action="store_true", help="no training")
-    parser.add_argument("--bfloat16", action="store_true", help="train in mixed precision")
     parser.add_argument("--train", action="store_true", help="train, and no more")
     parser.add_argument("--brief", action="store_true", help="only rows that have a target")
     parser.add_argument("--plain", action="store_true", help="no wider, no narrower network")
@@ -326,7 +314,7 @@ def main() -> int:
     options = parser.parse_args()
     setting = QUICK if options.quick else FULL if options.full else DEFAULT
     for name in options.task or TASKS:
-        run(Study(TASKS[name], setting, options.speed, options.bfloat16), options)
+        run(Study(TASKS[name], setting, options.speed), options)
     return 0
 
 
