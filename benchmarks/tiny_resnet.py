@@ -116,7 +116,7 @@ def trained(depth: int, steps: int, teacher: Path, split: data.Split, short: boo
     kept = data.CACHE / "tiny_resnet" / f"{depth}_{steps}"
     kept.mkdir(parents=True, exist_ok=True)
     callbacks = [
-        keras.callbacks.BackupAndRestore(str(kept)),
+        keras.callbacks.BackupAndRestore(str(kept), double_checkpoint=True),
         keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: batches.move_to(epoch)),
         RateLog(),
     ]
