@@ -92,10 +92,12 @@ def write(path: Path, text: str) -> None:
         path: Where; its folder is made.
         text: What it holds.
     """
+    # Not above: another environment, without sentei, reads the data too.
+    from sentei.core.files import replaced
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f"{path.name}.half")
-    half.write_text(text)
-    half.replace(path)
+    with replaced(path) as half:
+        half.write_text(text)
 
 
 def cifar10() -> Split:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import keras
 from keras import layers
+
+
+@contextmanager
+def precision(short: bool) -> Iterator[None]:
+    """Networks made within keep float32 weights and compute in bfloat16 if `short`.
+
+    Args:
+        short: whether.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if short else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def resnet(depth: int = 20, classes: int = 10, width: int = 16) -> keras.Model:

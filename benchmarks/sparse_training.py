@@ -121,9 +121,8 @@ def run(
     criterion, factor = METHODS[method]
     steps = factor * setting.steps
     keras.utils.set_random_seed(0)
-    keras.config.set_dtype_policy("mixed_bfloat16" if short else "float32")
-    model = models.resnet(setting.depth)
-    keras.config.set_dtype_policy("float32")
+    with models.precision(short):
+        model = models.resnet(setting.depth)
     decay = keras.optimizers.schedules.CosineDecay(0.1, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(decay, 0.9, nesterov=True, weight_decay=5e-4), loss)

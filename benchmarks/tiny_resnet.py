@@ -34,6 +34,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import cifar
 import data
 import keras
+import models
 import numpy as np
 import pretrained
 from keras import ops
@@ -106,9 +107,8 @@ def trained(depth: int, steps: int, teacher: Path, split: data.Split, short: boo
         split: the data.
         short: whether to compute in bfloat16.
     """
-    if short:
-        keras.config.set_dtype_policy("mixed_bfloat16")
-    tiny = with_price(depth)
+    with models.precision(short):
+        tiny = with_price(depth)
     begin_with(tiny, START[depth] * teacher.stat().st_size / TARGETS[depth])
     decay = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     tiny.compile(keras.optimizers.Adam(decay), distance)
@@ -122,7 +122,6 @@ def trained(depth: int, steps: int, teacher: Path, split: data.Split, short: boo
     ]
     tiny.fit(batches, epochs=EPOCHS, verbose=2, callbacks=callbacks)
     if short:
-        keras.config.set_dtype_policy("float32")
         weights, tiny = tiny.get_weights(), with_price(depth)
         tiny.set_weights(weights)
     sentei.update_batch_norm(tiny, np.concatenate([batches[i][0] for i in range(STATISTICS)]))
@@ -140,11 +139,11 @@ def run(
     with tempfile.TemporaryDirectory() as name:
         names = ("float.tflite", "m.tflite", "m.stz", "back.tflite")
         dense, file, packed, back = (Path(name) / each for each in names)
-        sentei.export(pretrained.resnet(depth), dense)
+        model = pretrained.resnet(depth)
+        sentei.export(model, dense)
         if post:
             chosen = split.x_train[:CALIBRATION], split.y_train[:CALIBRATION]
             given = (pretrained.normalized(chosen[0]), chosen[1])
-            model = pretrained.resnet(depth)
             found = sentei.compress(model, given, max_drop=0.005, effort="max", progress=print)
             found.save(packed)
         else:
