@@ -65,7 +65,8 @@ class Taught(cifar.Batches):
 
     def __init__(self, split: data.Split, steps: int, teacher: Path) -> None:
         super().__init__(split, steps)
-        self.teacher = Runner(teacher, threads=os.cpu_count() or 1)
+        # More threads than processors this process may use would be in each other's way.
+        self.teacher = Runner(teacher, threads=len(os.sched_getaffinity(0)))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         images, _ = super().__getitem__(index)

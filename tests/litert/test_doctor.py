@@ -194,3 +194,15 @@ def test_layers_are_called_by_their_names_also_in_nested_models():
     x = kl.BatchNormalization(name="norm")(kl.Conv2D(4, 3, 2, name="stem")(x))
     model = keras.Model(inputs, kl.GlobalAveragePooling2D(name="mean")(inner(x)))
     assert [op.name for op in sentei.diagnose(model).operators] == ["stem", "deep", "mean"]
+
+
+def test_a_layer_with_the_bias_of_another_keeps_its_name():
+    # Equal biases are one constant, named after the first: `layers="xnnpack"` left the second
+    # dense. Layers that are added up have equal biases however long they are trained.
+    inputs = keras.Input((8, 8, 8))
+    first, second = kl.Conv2D(16, 1, name="first"), kl.Conv2D(16, 1, name="second")
+    model = keras.Model(inputs, kl.Add()([first(inputs), second(kl.ReLU()(inputs))]))
+    first.bias.assign(np.arange(16.0))
+    second.bias.assign(np.arange(16.0))
+    named = [op.name for op in sentei.diagnose(model).operators if op.operator == "CONV_2D"]
+    assert sorted(named) == ["first", "second"]

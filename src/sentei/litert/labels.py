@@ -41,6 +41,9 @@ def labels(model: FlatModel, layers: Mapping[str, Any] = MappingProxyType({})) -
 
 def _label(names: list[str], kind: str, layers: Mapping[str, Any]) -> str:
     pieces = [_OUTPUT.sub(r"\1", part) for name in names for part in name.split(";")]
+    if kind in _WITH_KERNEL:
+        # A bias that equals another layer's is one constant with it, and named after that layer.
+        pieces.sort(key=lambda piece: bool(_PRODUCT.search(piece)))
     parts = [part for piece in pieces for part in piece.split("/")]
     known = [part for part in parts if part in layers]
     if kind in _WITH_KERNEL:
