@@ -116,9 +116,7 @@ class Study:
         steps = self.setting.steps if begin else self.setting.tuning
         self._train(stage, model, sparsity, steps, 3e-3 if begin else 1e-3)
         sentei.strip(model)
-        half = kept.with_suffix(".half.npz")
-        np.savez(half, *model.get_weights())
-        os.replace(half, kept)
+        data.keep_arrays(kept, *model.get_weights())
         return model
 
     def _train(self, stage: str, model: Any, sparsity: float, steps: int, rate: float) -> None:
@@ -181,7 +179,7 @@ class Study:
             paths.append(str(path))
         ratios = [item.ratio for item in benchmark_in_browser(paths, runs=15)][1 : len(paths)]
         width = widths[int(np.argmin(np.abs(np.log(ratios))))]
-        kept.write_text(json.dumps(width))
+        data.write(kept, json.dumps(width))
         return width
 
 
