@@ -84,7 +84,7 @@ def pruned(model: Any, criterion: str, sparsity: float, steps: int) -> None:
     every = max(1, min(100, steps // 20))
     if criterion == "magnitude":
         # From the first quarter to the third, as in the comparison of the RigL paper.
-        schedule: Any = PolynomialDecay(0.0, sparsity, steps // 4, 3 * steps // 4, every)
+        schedule: Any = PolynomialDecay(0.0, sparsity, steps // 4, 3 * steps // 4, frequency=every)
     else:
         schedule = ConstantSparsity(sparsity, end_step=steps, frequency=every)
     sentei.prune(model, schedule, criterion=criterion, distribution="erk")

@@ -113,3 +113,9 @@ def test_a_curve_that_leaves_the_range_is_named_with_its_step():
 
     with pytest.raises(SenteiError, match=r"gives 1\.0 at step 10"):
         Wild(0, 10, frequency=5).table()
+
+
+def test_a_number_of_steps_is_not_taken_for_a_power():
+    # As it was in two benchmarks: all was pruned at once, and hardly trained after that.
+    with pytest.raises(TypeError, match="positional"):
+        PolynomialDecay(0.0, 0.7, 0, 150, 6)  # type: ignore[misc]

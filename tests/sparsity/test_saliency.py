@@ -122,7 +122,7 @@ class Count(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     ("criterion", "schedule", "pattern"),
     [
-        ("movement", PolynomialDecay(0.0, 0.75, 0, 10, 2), Block((4, 2))),
+        ("movement", PolynomialDecay(0.0, 0.75, 0, 10, frequency=2), Block((4, 2))),
         ("snip", ConstantSparsity(0.75), Block((4, 2))),
     ],
 )

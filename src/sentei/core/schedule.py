@@ -206,7 +206,8 @@ class PolynomialDecay(Schedule):
         begin_step: the step of the first update.
         end_step: the step of the last update.
         power: exponent, above 0; 3 in the paper.
-        frequency: steps between two updates.
+        frequency: steps between two updates. As the power by name only: a number of steps taken for
+            a power would prune everything in the last update but one or two.
 
     Raises:
         SenteiError: for a sparsity outside [0, 1), a power that is not positive, or steps that
@@ -219,6 +220,7 @@ class PolynomialDecay(Schedule):
         final: float,
         begin_step: int,
         end_step: int,
+        *,
         power: float = 3,
         frequency: int = 100,
     ) -> None:

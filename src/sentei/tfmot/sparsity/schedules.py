@@ -195,8 +195,8 @@ def translated(schedule: Any) -> native.Schedule:
             schedule.final_sparsity,
             int(schedule.begin_step),
             int(schedule.end_step),
-            schedule.power,
-            int(schedule.frequency),
+            power=schedule.power,
+            frequency=int(schedule.frequency),
         )
     return Asked(schedule)
 
