@@ -115,6 +115,14 @@ def test_models_of_every_kind(kind):
     np.testing.assert_allclose(variance, seen.var(axis=0), rtol=1e-4, atol=1e-6)
 
 
+def test_a_sequential_model_that_was_never_called():
+    # It has no `input` before that.
+    model = keras.Sequential([keras.Input((5,)), kl.BatchNormalization()])
+    sentei.update_batch_norm(model, X)
+    mean, _ = statistics(model.layers[0])
+    np.testing.assert_allclose(mean, X.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

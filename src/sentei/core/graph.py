@@ -126,8 +126,16 @@ def graph_of(model: Any) -> Graph:
 
 def _pack(model: Any, tensors: list[Tensor]) -> Any:
     """The tensors in the structure in which the model takes them."""
-    structure = model.input if not isinstance(model, keras.Sequential) else model.inputs[0]
-    return _in_structure(structure, tensors)
+    return _in_structure(structure_of(model), tensors)
+
+
+def structure_of(model: Any) -> Any:
+    """The symbolic inputs of a model, in the structure in which it takes them.
+
+    Args:
+        model: a Functional model, or a Sequential one, which has no `input` before it is called.
+    """
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
 def _in_structure(structure: Any, leaves: Sequence[Any]) -> Any:

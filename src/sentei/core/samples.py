@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from sentei.core.errors import SenteiError
+from sentei.core.graph import structure_of
 
 
 def batches(model: Any, samples: Any, batch_size: int) -> Iterator[Any]:
@@ -34,13 +35,16 @@ def batches(model: Any, samples: Any, batch_size: int) -> Iterator[Any]:
         yield _checked(model, batch) if _inputs(model) else batch
 
 
-def told(given: Iterable[Any], title: str, progress: bool | None) -> Iterator[Any]:
+def told(
+    given: Iterable[Any], title: str, progress: bool | None, *, each: str = "batch"
+) -> Iterator[Any]:
     """The same batches, counted on a terminal while they are worked on.
 
     Args:
-        given: The batches.
+        given: The batches, or other work.
         title: What is done with them.
         progress: Whether to show it; None: if there is a terminal.
+        each: What one of them is called.
 
     Raises:
         SenteiError: There are none.
@@ -51,7 +55,7 @@ def told(given: Iterable[Any], title: str, progress: bool | None) -> Iterator[An
         for count, batch in enumerate(given, start=1):
             yield batch
             if shown:
-                sys.stderr.write(f"\r{title}: batch {count}")
+                sys.stderr.write(f"\r{title}: {each} {count}")
     finally:
         if shown and count:
             sys.stderr.write("\n")
@@ -131,9 +135,10 @@ def _is_structure(model: Any, samples: Any) -> bool:
 
 def _checked(model: Any, batch: Any) -> Any:
     specs = model.inputs
+    structure = structure_of(model)
     if isinstance(batch, Mapping):
         names = [spec.name for spec in specs]
-        keys = sorted(model.input) if isinstance(model.input, Mapping) else names
+        keys = sorted(structure) if isinstance(structure, Mapping) else names
         missing = [name for name in keys if name not in batch]
         if missing:
             raise SenteiError(f"The samples lack the inputs {missing}. They have {sorted(batch)}.")
@@ -160,4 +165,4 @@ def _checked(model: Any, batch: Any) -> Any:
             )
         arrays.append(array.astype(keras.backend.standardize_dtype(spec.dtype)))
     found = iter(arrays)
-    return keras.tree.map_structure(lambda _: next(found), model.input)
+    return keras.tree.map_structure(lambda _: next(found), structure)

@@ -10,7 +10,7 @@ import keras
 from keras import layers as kl
 
 from sentei.core.errors import SenteiError, UnsupportedModel
-from sentei.core.graph import is_graph
+from sentei.core.graph import is_graph, structure_of
 from sentei.core.samples import peeked
 from sentei.core.select import require_built, sublayers
 from sentei.quantization.calibrate import calibrate
@@ -123,9 +123,7 @@ def quantizers(model: Any) -> list[tuple[str, Quantizer]]:
 
 def _inputs(model: Any, specs: Any) -> Any:
     """New inputs like those of a model; of a subclassed one, as `specs` says."""
-    structure = specs
-    if specs is None:
-        structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    structure = structure_of(model) if specs is None else specs
     return keras.tree.map_structure(
         lambda spec: keras.Input(batch_shape=tuple(spec.shape), dtype=spec.dtype, name=spec.name),
         structure,
