@@ -9,8 +9,9 @@ from keras import layers
 
 import sentei
 from sentei import cli
-from sentei.compression.curvature import Statistics, divergence, moments_of, rows_of
+from sentei.compression.curvature import Statistics, moments_of, rows_of
 from sentei.compression.scoring import Judge
+from sentei.core.divergence import divergence
 from sentei.core.errors import SenteiError
 from sentei.litert.runtime import Runner
 

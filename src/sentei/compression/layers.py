@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from sentei.compression.curvature import Moments, divergence, moments_of
+from sentei.compression.curvature import Moments, moments_of
 from sentei.compression.rounding import Curved, Rounded
+from sentei.core.divergence import divergence
 from sentei.quantization import quantized
 from sentei.quantization.rated import RatedQuantizer
 

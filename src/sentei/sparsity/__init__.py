@@ -11,6 +11,7 @@ from sentei.sparsity.ready import xnnpack_ready
 from sentei.sparsity.report import report
 from sentei.sparsity.rule import Pruning
 from sentei.sparsity.saliency import MovementPruning, OneShot
+from sentei.sparsity.sensitivity import Sensitivity, sensitivity
 
 __all__ = [
     "Block",
@@ -26,9 +27,11 @@ __all__ = [
     "PolynomialDecay",
     "Pruning",
     "Schedule",
+    "Sensitivity",
     "distribute",
     "prune",
     "pruning",
     "report",
+    "sensitivity",
     "xnnpack_ready",
 ]
