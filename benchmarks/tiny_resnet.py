@@ -1,7 +1,7 @@
 """The smallest ResNet-20 and ResNet-56 on CIFAR-10 within half a point of the float network.
 
 The pretrained network is trained on with a price on bits, towards what it said itself before
-(Hinton et al. 2015, "Distilling the knowledge in a neural network", arXiv:1503.02531); `--post`
+(`teaching`); `--post`
 uses `sentei.compress` instead, which trains nothing. Counted is the packed, runnable `.tflite`,
 graph included, against the float `.tflite`; the accuracy is that of the unpacked file in the
 runtime, on all test images, after the last step.
@@ -37,14 +37,13 @@ import keras
 import models
 import numpy as np
 import pretrained
-from keras import ops
+from teaching import Teacher, distance
 
 import sentei
-from sentei.litert.runtime import Runner
 from sentei.quantization import Custom, RateLog, quantizers, rate_report, round_batch_norm
 
 RESULTS = data.HERE / "results"
-EPOCHS, LEARNING_RATE, TEMPERATURE = 10, 5e-4, 2.0
+EPOCHS, LEARNING_RATE = 10, 5e-4
 STEPS = {20: 1500, 56: 2400}
 TARGETS = {20: 20, 56: 30}  # how many times smaller than the float file
 PRICES = {20: 0.008, 56: 0.0045}  # of a kilobyte
@@ -60,24 +59,16 @@ class Taught(cifar.Batches):
     Args:
         split: the data.
         steps: how many batches an epoch.
-        teacher: its file; it gives logits. The runtime is faster than the backends here.
+        teacher: its file.
     """
 
     def __init__(self, split: data.Split, steps: int, teacher: Path) -> None:
         super().__init__(split, steps)
-        # More threads than processors this process may use would be in each other's way.
-        self.teacher = Runner(teacher, threads=len(os.sched_getaffinity(0)))
+        self.teacher = Teacher(teacher)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         images, _ = super().__getitem__(index)
-        (logits,) = self.teacher(images).values()
-        return images, logits
-
-
-def distance(taught: Any, said: Any) -> Any:
-    """Kullback and Leibler's divergence of two networks' classes, at a temperature."""
-    taught, said = (ops.log_softmax(logits / TEMPERATURE) for logits in (taught, said))
-    return TEMPERATURE**2 * ops.mean(ops.sum(ops.exp(taught) * (taught - said), axis=-1))
+        return images, self.teacher(images)
 
 
 def begin_with(tiny: Any, size: float) -> None:
@@ -91,30 +82,31 @@ def begin_with(tiny: Any, size: float) -> None:
         low, high = (factor, high) if rate_report(tiny).bits / 8 > size else (low, factor)
 
 
-def with_price(depth: int) -> Any:
+def with_price(depth: int, price: float) -> Any:
     """The pretrained network with a price on its bits."""
-    return sentei.quantize(
-        pretrained.resnet(depth), Custom(activation_bits=None, rate=PRICES[depth])
-    )
+    return sentei.quantize(pretrained.resnet(depth), Custom(activation_bits=None, rate=price))
 
 
-def trained(depth: int, steps: int, teacher: Path, split: data.Split, short: bool) -> Any:
+def trained(
+    depth: int, steps: int, price: float, teacher: Path, split: data.Split, short: bool
+) -> Any:
     """The network trained on with a price on its bits; computed in bfloat16 if `short`.
 
     Args:
         depth: which.
         steps: how many.
+        price: of a kilobyte.
         teacher: the float file.
         split: the data.
         short: whether to compute in bfloat16.
     """
     with models.precision(short):
-        tiny = with_price(depth)
+        tiny = with_price(depth, price)
     begin_with(tiny, START[depth] * teacher.stat().st_size / TARGETS[depth])
     decay = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     tiny.compile(keras.optimizers.Adam(decay), distance)
     batches = Taught(split, steps // EPOCHS, teacher)
-    kept = data.CACHE / "tiny_resnet" / f"{depth}_{steps}"
+    kept = data.CACHE / "tiny_resnet" / f"{depth}_{steps}_{price:g}"
     kept.mkdir(parents=True, exist_ok=True)
     callbacks = [
         keras.callbacks.BackupAndRestore(str(kept), double_checkpoint=True),
@@ -123,7 +115,7 @@ def trained(depth: int, steps: int, teacher: Path, split: data.Split, short: boo
     ]
     tiny.fit(batches, epochs=EPOCHS, verbose=2, callbacks=callbacks)
     if short:
-        weights, tiny = tiny.get_weights(), with_price(depth)
+        weights, tiny = tiny.get_weights(), with_price(depth, price)
         tiny.set_weights(weights)
     sentei.update_batch_norm(tiny, np.concatenate([batches[i][0] for i in range(STATISTICS)]))
     round_batch_norm(tiny)
@@ -132,9 +124,9 @@ def trained(depth: int, steps: int, teacher: Path, split: data.Split, short: boo
 
 
 def run(
-    depth: int, split: data.Split, steps: int, images: int, post: bool, short: bool
+    depth: int, split: data.Split, steps: int, price: float | None, images: int, short: bool
 ) -> dict[str, Any]:
-    """One network, by training or without."""
+    """One network, by training; without a price by `sentei.compress` instead."""
     started = time.time()
     keras.utils.set_random_seed(0)
     with tempfile.TemporaryDirectory() as name:
@@ -142,24 +134,24 @@ def run(
         dense, file, packed, back = (Path(name) / each for each in names)
         model = pretrained.resnet(depth)
         sentei.export(model, dense)
-        if post:
+        if price is None:
             chosen = split.x_train[:CALIBRATION], split.y_train[:CALIBRATION]
             given = (pretrained.normalized(chosen[0]), chosen[1])
             found = sentei.compress(model, given, max_drop=0.005, effort="max", progress=print)
             found.save(packed)
         else:
-            tiny = trained(depth, steps, dense, split, short)
+            tiny = trained(depth, steps, price, dense, split, short)
             sentei.export(tiny, file, slim=True, sparse=False)
             sentei.pack(file, packed, effort="max")
         sentei.unpack(packed, back)
         size, whole = packed.stat().st_size, dense.stat().st_size
         return {
-            "network": f"ResNet-{depth}", "how": "compress" if post else f"{steps} steps",
+            "network": f"ResNet-{depth}", "how": "compress" if price is None else f"{steps} steps",
             "bytes": size, "float bytes": whole, "ratio": whole / size,
             "accuracy": 100 * cifar.accuracy(back, split, images),
             "float accuracy": 100 * cifar.accuracy(dense, split, images), "test images": images,
             "minutes": round((time.time() - started) / 60, 1),
-            "backend": keras.backend.backend(), "price": None if post else PRICES[depth],
+            "backend": keras.backend.backend(), "price": price,
         }  # fmt: skip
 
 
@@ -189,6 +181,7 @@ def main() -> None:
     parser.add_argument("--post", action="store_true", help="sentei.compress, no training")
     parser.add_argument("--quick", action="store_true", help="2,000 test images, 100 steps")
     parser.add_argument("--steps", type=int, help="how many, instead of the default")
+    parser.add_argument("--price", type=float, help="of a kilobyte, instead of the default")
     parser.add_argument("--full", action="store_true", help="ten times as many steps")
     parser.add_argument("--bfloat16", action="store_true", help="train in mixed precision")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
@@ -200,11 +193,12 @@ def main() -> None:
     for depth in [arguments.depth] if arguments.depth else list(TARGETS):
         steps = 100 if arguments.quick else STEPS[depth] * (10 if arguments.full else 1)
         steps = arguments.steps or steps
-        how = "compress" if arguments.post else f"{steps} steps"
+        price = None if arguments.post else arguments.price or PRICES[depth]
+        how = "compress" if price is None else f"{steps} steps"
         key = (f"ResNet-{depth}", how, images)
         if key in [(row["network"], row["how"], row["test images"]) for row in rows]:
             continue
-        rows.append(run(depth, split, steps, images, arguments.post, arguments.bfloat16))
+        rows.append(run(depth, split, steps, price, images, arguments.bfloat16))
         print(rows[-1], flush=True)
         data.keep(kept, rows, table(rows))
     print(table(rows))

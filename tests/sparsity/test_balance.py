@@ -35,8 +35,9 @@ def test_a_layer_that_bears_everything_takes_all_it_can():
     uses=st.lists(st.sampled_from([1.0, 16.0, 64.0]), min_size=3, max_size=3),
     sparsity=st.floats(0.2, 0.9),
     spared=st.floats(0.0, 0.9),
+    least=st.sampled_from([0.0, 0.17]),
 )
-def test_nothing_on_a_grid_harms_less_with_the_same_zeros(sizes, scales, uses, sparsity, spared):
+def test_nothing_on_a_grid_harms_less(sizes, scales, uses, sparsity, spared, least):
     sizes, uses = np.array(sizes), np.array(uses)
     weights = sizes / sizes.sum()
     work = sizes * uses / (sizes * uses).sum()
@@ -45,18 +46,18 @@ def test_nothing_on_a_grid_harms_less_with_the_same_zeros(sizes, scales, uses, s
         return float((np.array(scales) * (shares / (1 - shares)) ** CONVEX).sum())
 
     try:
-        found = balance(sizes, uses, LEVELS, harm(scales), sparsity, spared)
+        found = balance(sizes, uses, LEVELS, harm(scales), sparsity, spared, least)
     except SenteiError:
         found = None
     else:
         assert weights @ found == pytest.approx(sparsity, abs=1e-6)
         assert work @ found >= spared - 1e-9
-        assert found.min() >= 0 and found.max() <= MOST
+        assert found.min() >= least and found.max() <= MOST
     best = np.inf
-    for first, second in itertools.product(np.linspace(0, MOST, 50), repeat=2):
+    for first, second in itertools.product(np.linspace(least, MOST, 50), repeat=2):
         third = (sparsity - weights[:2] @ [first, second]) / weights[2]
         shares = np.array([first, second, third])
-        if 0 <= third <= MOST and work @ shares >= spared:
+        if least <= third <= MOST and work @ shares >= spared:
             best = min(best, total(shares))
     if found is None:
         assert best == np.inf

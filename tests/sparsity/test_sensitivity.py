@@ -132,6 +132,7 @@ def test_bad_requests_are_refused(options, message):
     [
         ({"sparsity": 0.99}, "No weight is made sparser than 98%"),
         ({"sparsity": 70}, "Did you mean 0.7"),
+        ({"sparsity": 0.5, "least": 0.6}, "`least` must not be more than all have together"),
         ({"sparsity": 0.5, "multiplications": 1.5}, "`multiplications` must be"),
     ],
 )

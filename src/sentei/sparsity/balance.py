@@ -19,6 +19,7 @@ def balance(
     harm: np.ndarray,
     sparsity: float,
     spared: float = 0.0,
+    least: float = 0.0,
 ) -> np.ndarray:
     """Shares of zeros that harm least, of those with as many zeros as asked for.
 
@@ -39,20 +40,22 @@ def balance(
         harm: what they do, at least 0, `(layers, levels)`.
         sparsity: share of zeros over all, in [0, 0.98].
         spared: share of the multiplications that must fall away, at least.
+        least: share of zeros in each layer, at least; not more than `sparsity`.
 
     Returns:
-        `(layers,)`: shares of zeros, in [0, 0.98].
+        `(layers,)`: shares of zeros, in [least, 0.98].
 
     Raises:
         SenteiError: when no choice of shares spares so many multiplications.
     """
     weights = sizes / sizes.sum()
     work = sizes * uses / max(float((sizes * uses).sum()), 1e-30)
-    curves = _curves(levels, harm)
+    grid = np.append(least, _SHARES[least < _SHARES])
+    curves = np.array([np.interp(grid, _SHARES, curve) for curve in _curves(levels, harm)])
 
     def at(price: float) -> np.ndarray:
         """The best shares when what is multiplied has this price."""
-        return _with_zeros(curves - price * work[:, None] * _SHARES, weights, sparsity)
+        return _with_zeros(curves - price * work[:, None] * grid, grid, weights, sparsity)
 
     shares = at(0.0)
     if work @ shares >= spared:
@@ -95,13 +98,16 @@ def _curves(levels: np.ndarray, harm: np.ndarray) -> np.ndarray:
     return curves
 
 
-def _with_zeros(cost: np.ndarray, weights: np.ndarray, sparsity: float) -> np.ndarray:
+def _with_zeros(
+    cost: np.ndarray, grid: np.ndarray, weights: np.ndarray, sparsity: float
+) -> np.ndarray:
     """The cheapest shares with exactly so many zeros; between two steps of the grid their mean."""
 
     def at(price: float) -> np.ndarray:
-        return _SHARES[np.argmin(cost - price * weights[:, None] * _SHARES, axis=1)]
+        return grid[np.argmin(cost - price * weights[:, None] * grid, axis=1)]
 
-    reach = 1.0 + 2.0 * float(np.abs(cost).max() / (weights.min() * np.diff(_SHARES).min()))
+    # Less than the highest slope of any layer would leave it out.
+    reach = 1.0 + float(np.abs(np.diff(cost) / np.diff(grid)).max() / weights.min())
     low, high = -reach, reach
     for _ in range(2 * _HALVINGS):  # the range may be wide
         price = (low + high) / 2

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-from keras import layers as kl
 from keras import ops
 
 from sentei.core.divergence import divergence
 from sentei.core.errors import SenteiError
 from sentei.core.samples import batches, told
 from sentei.core.schedule import check_sparsity
-from sentei.core.seen import seen
-from sentei.core.select import (
-    Layers,
-    Selected,
-    Weight,
-    children,
-    require_built,
-    select,
-    sublayers,
-)
+from sentei.core.select import Layers, Selected, require_built, select
 from sentei.sparsity.balance import MOST, balance
 from sentei.sparsity.rule import not_finite
+from sentei.sparsity.uses import uses_of
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
 LEVELS = (0.5, 0.7, 0.85, 0.95)
-_TRANSPOSED = (kl.Conv1DTranspose, kl.Conv2DTranspose, kl.Conv3DTranspose)
-_SLIDING = (
-    kl.Conv1D, kl.Conv2D, kl.Conv3D, kl.DepthwiseConv1D, kl.DepthwiseConv2D, kl.SeparableConv1D,
-    kl.SeparableConv2D,
-)  # fmt: skip
-# They call what is in them for each step of a sequence, in a loop that is traced once.
-_REPEATING = (kl.RNN, kl.TimeDistributed)
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ class Sensitivity:
     others: tuple[str, ...] = ()
 
     def allocate(
-        self, sparsity: float, *, multiplications: float | None = None
+        self, sparsity: float, *, multiplications: float | None = None, least: float = 0.0
     ) -> dict[str, float | None]:
         """Each weight's own sparsity, such that the outputs suffer least from all together.
 
@@ -85,6 +68,8 @@ class Sensitivity:
                 sparser than that.
             multiplications: share of the multiplications with them that falls away, at least;
                 None: as it comes. With the same sparsity everywhere it would be that sparsity.
+            least: share of zeros in each weight, at least. A runtime's sparse kernels are slower
+                than its dense ones where there are hardly any zeros.
 
         Returns:
             For `layers` of `sentei.prune`: the sparsity of each selected weight, None for others.
@@ -94,6 +79,11 @@ class Sensitivity:
                 often a weight is used (recurrent and custom layers).
         """
         check_sparsity("sparsity", sparsity)
+        if check_sparsity("least", least) > sparsity:
+            raise SenteiError(
+                f"`least` must not be more than all have together. Received: least={least!r}, "
+                f"sparsity={sparsity!r}."
+            )
         if sparsity > MOST:
             raise SenteiError(
                 f"No weight is made sparser than {MOST:.0%} here, so all together cannot be. "
@@ -117,6 +107,7 @@ class Sensitivity:
             np.array([tried.harm for tried in self.weights]),
             sparsity,
             multiplications or 0.0,
+            least,
         )
         chosen = zip((tried.path for tried in self.weights), map(float, shares), strict=True)
         return dict.fromkeys(self.others) | dict(chosen)
@@ -181,7 +172,7 @@ def sensitivity(
     if not fed:
         raise SenteiError("The samples are empty. Give at least one batch.")
     weights = [(each.weight, model.trainable_variables[each.weight.index]) for each in selected]
-    uses = _uses(model, weights, fed[0])
+    uses = uses_of(model, weights, fed[0])
     expected = _outputs(model, fed)
     seen_so_far = []
     for weight, variable in told(weights, "sensitivity", progress, each="weight"):
@@ -220,49 +211,6 @@ def _pruned(values: np.ndarray, level: float) -> np.ndarray:
     kept = values.copy()
     kept.reshape(-1)[order[: round(level * values.size)]] = 0
     return kept
-
-
-def _uses(model: Any, weights: Sequence[tuple[Weight, Any]], batch: Any) -> dict[int, float | None]:
-    """How often a sample multiplies with each element of the weights, by their index."""
-    found: dict[int, float | None] = {weight.index: 0.0 for weight, _ in weights}
-    by_id = {id(variable): weight for weight, variable in weights}
-    owners: dict[int, list[Weight]] = {}
-    layers = []
-    for layer, holders in sublayers(model):
-        if children(layer) or any(isinstance(holder, _REPEATING) for holder in holders):
-            continue
-        own = [by_id[id(v)] for v in layer.trainable_variables if id(v) in by_id]
-        if own:
-            owners[id(layer)] = own
-            layers.append(layer)
-    held = {weight.index for own in owners.values() for weight in own}
-    found |= dict.fromkeys(found.keys() - held)
-
-    def see(layer: Any, call: Callable[..., Any], inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        outputs = call(inputs, *args, **kwargs)
-        for weight in owners[id(layer)]:
-            more, before = _uses_of_call(layer, weight, inputs, outputs), found[weight.index]
-            found[weight.index] = None if more is None or before is None else before + more
-        return outputs
-
-    with seen(layers, see):
-        model(batch, training=False)
-    return found
-
-
-def _uses_of_call(layer: Any, weight: Weight, inputs: Any, outputs: Any) -> float | None:
-    if isinstance(layer, (*_TRANSPOSED, *_SLIDING)):
-        shape = (inputs if isinstance(layer, _TRANSPOSED) else outputs).shape
-        last = layer.data_format == "channels_last"
-        return float(math.prod(shape[1:-1] if last else shape[2:]))
-    if isinstance(layer, kl.Embedding):
-        return 0.0  # it is read, not multiplied with
-    if isinstance(layer, kl.Dense):
-        return float(math.prod(outputs.shape[1:-1]))
-    if isinstance(layer, kl.EinsumDense):
-        own = math.prod(weight.shape[a] for a in (*weight.axes.output, *weight.axes.position))
-        return math.prod(outputs.shape[1:]) / own
-    return None
 
 
 def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
