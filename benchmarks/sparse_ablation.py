@@ -11,17 +11,18 @@ Latency is that of headless Chromium, in every WebAssembly runtime found (`sente
 --browser`), all files in turns. Targets: 1.35 times as fast at 70 % zeros, 2.0 times at 85 %, at
 most one point lost at 70 %.
 
-    python benchmarks/sparse_ablation.py            # 1,500 + 300 steps of 64: an hour on 2 cores
-    python benchmarks/sparse_ablation.py --task segmentation    # one of the two alone
+    export KERAS_BACKEND=torch                      # trains fastest here
+    python benchmarks/sparse_ablation.py --task classification      # an hour of one core each,
+    python benchmarks/sparse_ablation.py --task segmentation        # 1,500 + 300 steps of 64 or 32
+    python benchmarks/sparse_ablation.py            # one after the other
     python benchmarks/sparse_ablation.py --quick    # half the width, 100 + 40 steps of 64
     python benchmarks/sparse_ablation.py --full     # 60,000 + 20,000 steps of 128
     python benchmarks/sparse_ablation.py --speed    # no training, all layers alike: latency, bytes
 
-Training is fastest with KERAS_BACKEND=torch, where `--train` ends after it; files are then written
-on JAX, by the same command without `--train`. Stages are kept in benchmarks/.data/sparse_ablation,
-and a run that was stopped goes on after the last one that is done. Writes benchmarks/results/
-sparse_classification.json, .md and .png, and sparse_segmentation likewise (with --speed:
-sparse_speed_classification, ...).
+With `--train` nothing is measured: for two tasks at once, since times want a quiet machine. Stages
+are kept in benchmarks/.data/sparse_ablation, and a run that was stopped goes on after the last one
+that is done. Writes benchmarks/results/ sparse_classification.json, .md and .png, and
+sparse_segmentation likewise (with --speed: sparse_speed_classification, ...).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from teaching import Teacher, distance
 
 import sentei
 from sentei.litert.browser.bench import benchmark_in_browser
+from sentei.litert.runtime import Runner
 from sentei.litert.xnnpack.clusters import ZEROS_NEEDED
 from sentei.sparsity import PolynomialDecay, Sensitivity, sensitivity
 
@@ -233,7 +235,9 @@ class Study:
         row["runs_sparse"] = sentei.diagnose(path).runs_sparse
         if not self.speed:
             x, labels = self.task.tests(self.images)
-            row["score"] = self.task.score(model.predict(x, batch_size=250, verbose=0), labels)
+            runner = Runner(path)
+            parts = [runner(x[i : i + 100])["logits"] for i in range(0, len(x), 100)]
+            row["score"] = self.task.score(np.concatenate(parts), labels)
         print(json.dumps(row), flush=True)
         data.write(kept, json.dumps(row))
         return row
