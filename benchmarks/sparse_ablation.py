@@ -21,7 +21,7 @@ most one point lost at 70 %.
 
 With `--train` nothing is measured: for two tasks at once, since times want a quiet machine. Stages
 are kept in benchmarks/.data/sparse_ablation, and a run that was stopped goes on after the last one
-that is done. Writes benchmarks/results/ sparse_classification.json, .md and .png, and
+that is done. Writes sparse_classification.json, .md and .png in benchmarks/results, and
 sparse_segmentation likewise (with --speed: sparse_speed_classification, ...).
 """
 
