@@ -10,7 +10,7 @@ runtime, on all test images, after the last step.
     python benchmarks/tiny_resnet.py                # on JAX, in float32: a third as fast
     python benchmarks/tiny_resnet.py --depth 20     # one of the two
     python benchmarks/tiny_resnet.py --quick        # the first 2,000 test images, 100 steps
-    python benchmarks/tiny_resnet.py --depth 56 --steps 6000    # as many as you have time for
+    python benchmarks/tiny_resnet.py --depth 20 --steps 4200 --price 0.007  # an hour of one core
     python benchmarks/tiny_resnet.py --full         # ten times as many steps as by default
 
 A run that was stopped goes on after the last tenth of its steps that is done (they are kept in
