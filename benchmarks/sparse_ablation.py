@@ -45,6 +45,7 @@ from sparse_tasks import TASKS, Batch, Task
 from teaching import Teacher, distance
 
 import sentei
+from sentei.core.divergence import divergence
 from sentei.litert.browser.bench import benchmark_in_browser
 from sentei.litert.runtime import Runner
 from sentei.litert.xnnpack.clusters import ZEROS_NEEDED
@@ -62,6 +63,7 @@ STAYING = 1.25
 LEAST = 0.2
 # Learning rates: at first, and of the tuning; and how much of its loss is the teacher's.
 RATE, TUNING_RATE, TAUGHT = 3e-3, 2e-3, 0.5
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 # sparsity → how many times as fast as dense it should be
 TARGETS = {0.7: 1.35, 0.85: 2.0}
 
@@ -92,12 +94,6 @@ DEFAULT = Setting("default", 1.0, 1_500, 300, 64, 4_000)
 FULL = Setting("full", 1.0, 60_000, 20_000, 128, 10_000)
 
 
-def loss(labels: Any, said: Any) -> Any:
-    """The mean cross entropy of logits."""
-    entropy = keras.losses.sparse_categorical_crossentropy(labels, said, from_logits=True)
-    return keras.ops.mean(entropy)
-
-
 def taught_loss(target: Any, said: Any) -> Any:
     """Partly that, partly how far logits are from a teacher's.
 
@@ -111,8 +107,7 @@ def taught_loss(target: Any, said: Any) -> Any:
 
 def classes_apart(expected: np.ndarray, found: np.ndarray) -> float:
     """Kullback and Leibler's divergence of logits in the last axis, a pixel or image at a time."""
-    p, q = (each - np.log(np.exp(each).sum(-1, keepdims=True)) for each in (expected, found))
-    return float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1)))
+    return divergence(*(each.reshape(-1, each.shape[-1]) for each in (expected, found)))
 
 
 class Study:
@@ -162,7 +157,7 @@ class Study:
         layers = self._shares(model, width, sparsity) if sparsity else None
         teacher = None
         if not (begin or self.speed or (width, sparsity) == (1.0, 0.0)):
-            teacher = Teacher(self._teacher())
+            teacher = Teacher(Path(self.row("dense", 1.0, 0.0)["file"]))
         decay = keras.optimizers.schedules.CosineDecay(RATE if begin else TUNING_RATE, steps)
         model.compile(keras.optimizers.Adam(decay), loss if teacher is None else taught_loss)
         if sparsity:
@@ -193,23 +188,6 @@ class Study:
         least = LEAST if sparsity > ZEROS_NEEDED else 0.0
         return self._scans[width].allocate(sparsity, multiplications=spared, least=least)
 
-    def _teacher(self) -> Path:
-        """The dense network's file."""
-        path = self.folder / "teacher.tflite"
-        if not path.exists():
-            sentei.export(self._settled(self.model(1.0, 0.0)), path)
-        return path
-
-    def _settled(self, model: Any) -> Any:
-        """The network with the statistics of its own weights.
-
-        A few hundred steps after pruning the moving ones are still those of before.
-        """
-        random = np.random.default_rng(1)
-        samples = [self._batch(random)[0] for _ in range(STATISTICS // self.batch)]
-        sentei.update_batch_norm(model, np.concatenate(samples))
-        return model
-
     def _batch(self, random: np.random.Generator) -> Batch:
         """What to train on; noise when nothing is trained."""
         if not self.speed:
@@ -225,7 +203,10 @@ class Study:
             return dict(json.loads(kept.read_text())) | {"row": name, "file": str(path)}
         model = self.model(width, sparsity)
         if not self.speed:
-            self._settled(model)
+            # A few hundred steps after pruning the moving statistics are still those of before.
+            random = np.random.default_rng(1)
+            samples = [self._batch(random)[0] for _ in range(STATISTICS // self.batch)]
+            sentei.update_batch_norm(model, np.concatenate(samples))
         row: dict[str, Any] = {"row": name, "width": width, "sparsity": sparsity}
         # Without training the browser's comparison of outputs is check enough.
         sentei.export(model, path, verify=not self.speed)

@@ -14,9 +14,11 @@ from sentei.core.divergence import divergence
 from sentei.core.errors import SenteiError
 from sentei.core.samples import batches, told
 from sentei.core.schedule import check_sparsity
-from sentei.core.select import Layers, Selected, require_built, select
+from sentei.core.select import Layers, Selected, Weight, require_built, select
 from sentei.sparsity.balance import MOST, balance
+from sentei.sparsity.patterns import Element
 from sentei.sparsity.rule import not_finite
+from sentei.sparsity.scores import magnitude
 from sentei.sparsity.uses import uses_of
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
@@ -182,7 +184,7 @@ def sensitivity(
         try:
             harm = []
             for level in levels:
-                variable.assign(_pruned(before, level))
+                variable.assign(_pruned(before, weight, level))
                 harm.append(sum(map(distance, expected, _outputs(model, fed))))
         finally:
             variable.assign(before)
@@ -205,12 +207,12 @@ def _outputs(model: Any, fed: Sequence[Any]) -> list[np.ndarray]:
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
-def _pruned(values: np.ndarray, level: float) -> np.ndarray:
-    """The values with the smallest of them zero."""
-    order = np.argsort(np.abs(values), axis=None, kind="stable")
-    kept = values.copy()
-    kept.reshape(-1)[order[: round(level * values.size)]] = 0
-    return kept
+def _pruned(values: np.ndarray, weight: Weight, level: float) -> np.ndarray:
+    """The values that `sentei.prune` would leave by default, zero elsewhere."""
+    pattern = Element()
+    keep = pattern.kept_units(weight.shape, weight.axes, level)
+    mask = pattern.mask(magnitude(ops.convert_to_tensor(values)), weight.axes, keep)
+    return np.where(ops.convert_to_numpy(mask), values, values.dtype.type(0))
 
 
 def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
