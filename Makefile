@@ -13,6 +13,8 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
 # lets pip choose builds for graphics cards, which are gigabytes.
 BACKEND_tensorflow := tensorflow-cpu==2.21.0
 BACKEND_torch := torch==2.13.0
+# The benchmarks train on PyTorch and code with numba; in pure Python they would take hours.
+BACKEND_bench := torch==2.13.0 'numba>=0.61'
 
 PYTEST = MPLBACKEND=Agg $(1)/bin/python -m pytest -q -n $(JOBS) --dist loadgroup
 
@@ -56,10 +58,10 @@ format: setup  ## rewrite the sources in the common style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: setup  ## measure everything under benchmarks/ anew (long)
+benchmarks: $(VENV)-bench/.installed  ## measure everything under benchmarks/ anew (long)
 	@for script in benchmarks/*.py; do \
 		grep -q __main__ $$script || continue; \
-		echo "$$script"; $(BIN)/python $$script || exit 1; done
+		echo "$$script"; $(VENV)-bench/bin/python $$script || exit 1; done
 
 check:  ## all that must hold before a change lands (long)
 	.ci/run
@@ -69,7 +71,7 @@ clean:  ## remove caches and built packages
 	find src tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environments as well
-	rm -rf $(VENV) $(VENV)-tensorflow $(VENV)-torch
+	rm -rf $(VENV) $(VENV)-tensorflow $(VENV)-torch $(VENV)-bench
 
 # -- environments ---------------------------------------------------------------------------------
 
@@ -80,7 +82,7 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)-%/.installed: pyproject.toml
 	@$(call CREATE,$(VENV)-$*)
-	@$(call INSTALL,$(VENV)-$*,-e '.[test]' '$(BACKEND_$*)')
+	@$(call INSTALL,$(VENV)-$*,-e '.[test]' $(BACKEND_$*))
 	@touch $@
 
 OLD_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))

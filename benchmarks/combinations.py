@@ -17,13 +17,12 @@ words, 200 of them for the test). Accuracy is measured on the file, in the runti
 bytes, alone, under gzip -9 and packed by `sentei.pack`; latency is interleaved with the float
 file's.
 
-    python benchmarks/combinations.py            # 100 steps a stage: about 50 minutes on 2 cores
-    python benchmarks/combinations.py --quick    # 80 steps, the first 2,000 test images
-    python benchmarks/combinations.py --full     # 2,000 steps
+    .venv-bench/bin/python benchmarks/combinations.py   # 100 steps a stage: about 50 minutes
+    ... --quick                                 # 80 steps, the first 2,000 test images
+    ... --full                                  # 2,000 steps
 
 Rows that are done are kept in benchmarks/results/combinations.json, and the weights that later
-rows start from in benchmarks/.data/combinations; `--fresh` begins anew. PyTorch trains the ResNet
-fastest on a CPU (`KERAS_BACKEND=torch`).
+rows start from in benchmarks/.data/combinations; `--fresh` begins anew.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+import machine  # isort: skip  # before Keras
 
 import cifar
 import data
@@ -385,6 +384,8 @@ def main() -> None:
     parser.add_argument("--untimed", action="store_true", help="no latency: the machine is busy")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
     arguments = parser.parse_args()
+    if not arguments.quick:
+        machine.refuse_hours()
     setting = "quick" if arguments.quick else "full" if arguments.full else "default"
     steps, images = SETTINGS[setting]
     kept = data.CACHE / "combinations" / setting

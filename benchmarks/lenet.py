@@ -5,10 +5,10 @@ float network is trained on with a price on bits (`sentei.quantization.Custom(ra
 and packed at `effort="max"`. The error is that of the unpacked file in the runtime, on all 10,000
 test images, after the last step: nothing is chosen by it.
 
-    python benchmarks/lenet.py                  # three seeds: 50 minutes on 2 idle cores
-    python benchmarks/lenet.py --quick          # one seed, one price, LeNet-5 for 4 of 10 epochs
-    python benchmarks/lenet.py --full           # three times as long
-    python benchmarks/lenet.py --only lenet_5   # one of them (PyTorch is fastest; needs numba too)
+    .venv-bench/bin/python benchmarks/lenet.py  # three seeds: MINUTES on 2 cores
+    ... --quick                                 # one seed, one price, LeNet-5 for 4 of 10 epochs
+    ... --full                                  # three times as long
+    ... --only lenet_5                          # one of them
 
 Runs that are done are kept in benchmarks/results/lenet.json, and a script that was stopped goes on
 with the next; `--fresh` begins anew. The float networks are kept in benchmarks/.data/lenet.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+import machine  # isort: skip  # before Keras
 
 import data
 import keras
@@ -253,6 +252,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="three times as many epochs")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     arguments = parser.parse_args()
+    if not arguments.quick:
+        machine.refuse_hours()
     scale = 3 if arguments.full else 1
     if arguments.fresh:
         save([])

@@ -9,28 +9,26 @@ of ResNet-20 and ResNet-56 on CIFAR-10 with the weights of others, and of a smal
 trained here. All files are written with `slim=True`. Accuracy is measured on the written file, in
 the runtime, on the first test images; latency is interleaved with the float file's, one thread.
 
-    python benchmarks/quantization_table.py            # 300 steps: about 50 minutes on 2 cores
-    python benchmarks/quantization_table.py --quick    # 40 steps, ResNet-20 only
-    python benchmarks/quantization_table.py --full     # 4,000 steps, all 10,000 test images
+    .venv-bench/bin/python benchmarks/quantization_table.py     # 300 steps: about 50 minutes
+    ... --quick                                 # 40 steps, ResNet-20 only
+    ... --full                                  # 4,000 steps, all 10,000 test images
 
 Rows that are done are kept in benchmarks/results/quantization_table.json and not measured again
 with the same setting; `--fresh` begins anew (the trained float MobileNetV2 stays in
-benchmarks/.data/quantization_table). PyTorch trains these networks fastest on a CPU
-(`KERAS_BACKEND=torch`).
+benchmarks/.data/quantization_table).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+import machine  # isort: skip  # before Keras
 
 import cifar
 import data
@@ -138,6 +136,8 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, action="append", help="only these")
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
     arguments = parser.parse_args()
+    if not arguments.quick:
+        machine.refuse_hours()
     setting = "quick" if arguments.quick else "full" if arguments.full else "default"
     steps, images = SETTINGS[setting]
     head = {"setting": setting, "steps": steps, "images": images}

@@ -7,13 +7,14 @@ gradual magnitude pruning at least at RigL with as many steps. Training FLOPs ar
 papers' accounting, relative to dense training: a sparse step counts its non-zeros forward and twice
 backward; a RigL update also a dense gradient of the weights.
 
-    KERAS_BACKEND=torch python benchmarks/sparse_training.py           # 600 steps of 128 a run
-    KERAS_BACKEND=torch python benchmarks/sparse_training.py --quick   # 60 steps of 64, 90 % alone
-    KERAS_BACKEND=torch python benchmarks/sparse_training.py --full    # ResNet-20, 40,000 steps
-    KERAS_BACKEND=torch python benchmarks/sparse_training.py --bfloat16    # mixed precision
+    .venv-bench/bin/python benchmarks/sparse_training.py    # 600 steps of 128 a run: MINUTES
+    ... --quick                                 # 60 steps of 64, 90 % alone
+    ... --full                                  # ResNet-20, 40,000 steps
+    ... --bfloat16                              # mixed precision
 
 Runs are kept in benchmarks/.data/sparse_training, so one that was stopped goes on after the last
-one that is done. Writes benchmarks/results/sparse_training.json and .md.
+one that is done. Writes benchmarks/results/sparse_training.json and .md; with --quick beside the
+runs.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+import machine  # isort: skip  # before Keras
 
 import data
 import keras
@@ -111,11 +112,17 @@ class Counter:
         )
 
 
+def kept_in(setting: Setting) -> Path:
+    """The folder of a setting's runs."""
+    return data.CACHE / "sparse_training" / setting.name
+
+
 def run(
     method: str, sparsity: float, setting: Setting, split: data.Split, short: bool
 ) -> dict[str, Any]:
     """Trains once, in bfloat16 if `short`, and tests; or reads what an earlier run found."""
-    folder = data.CACHE / "sparse_training" / f"{setting.name}_{setting.steps}"
+    precision = "_bfloat16" if short else ""
+    folder = kept_in(setting) / f"steps_{setting.steps}{precision}"
     kept = folder / f"{method}_{sparsity}.json"
     if kept.exists():
         return dict(json.loads(kept.read_text()))
@@ -158,14 +165,15 @@ def run(
     return row
 
 
-def markdown(rows: list[dict[str, Any]], setting: Setting) -> str:
+def markdown(rows: list[dict[str, Any]], setting: Setting, short: bool) -> str:
     """The table, and what the literature expects of it."""
     lines = [
         "# Training sparse",
         "",
         f"Made by `benchmarks/sparse_training.py`, {setting.name} setting: ResNet-{setting.depth} "
-        f"on CIFAR-10, {setting.steps} steps of {setting.batch} images, one seed; accuracy on "
-        f"{setting.images:,} test images. Training FLOPs relative to dense training.",
+        f"on CIFAR-10, {setting.steps} steps of {setting.batch} images in "
+        f"{'bfloat16' if short else 'float32'}, one seed; accuracy on {setting.images:,} test "
+        "images. Training FLOPs relative to dense training.",
         "",
         "| method | zeros asked for | zeros | accuracy | training FLOPs |",
         "|---|---:|---:|---:|---:|",
@@ -194,6 +202,8 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="for a real machine")
     parser.add_argument("--bfloat16", action="store_true", help="train in mixed precision")
     options = parser.parse_args()
+    if not options.quick:
+        machine.refuse_hours()
     setting = QUICK if options.quick else FULL if options.full else DEFAULT
     split = data.cifar10()
     rows = [run("dense", 0.0, setting, split, options.bfloat16)]
@@ -203,9 +213,12 @@ def main() -> int:
         for method in METHODS
         if method != "dense"
     ]
-    found = {"setting": setting.__dict__, "rows": rows}
-    data.keep(RESULTS / "sparse_training.json", found, markdown(rows, setting))
-    print(markdown(rows, setting))
+    found = {"setting": setting.__dict__, "bfloat16": options.bfloat16, "rows": rows}
+    text = markdown(rows, setting, options.bfloat16)
+    # A quick run leaves the table of the others alone.
+    folder = kept_in(setting) if setting is QUICK else RESULTS
+    data.keep(folder / "sparse_training.json", found, text)
+    print(text)
     return 0
 
 

@@ -6,12 +6,14 @@ uses `sentei.compress` instead, which trains nothing. Counted is the packed, run
 graph included, against the float `.tflite`; the accuracy is that of the unpacked file in the
 runtime, on all test images, after the last step.
 
-    KERAS_BACKEND=torch python benchmarks/tiny_resnet.py --bfloat16     # an hour on 2 cores
-    python benchmarks/tiny_resnet.py                # on JAX, in float32: a third as fast
-    python benchmarks/tiny_resnet.py --depth 20     # one of the two
-    python benchmarks/tiny_resnet.py --quick        # the first 2,000 test images, 100 steps
-    python benchmarks/tiny_resnet.py --depth 20 --steps 4200 --price 0.007  # an hour of one core
-    python benchmarks/tiny_resnet.py --full         # ten times as many steps as by default
+    .venv-bench/bin/python benchmarks/tiny_resnet.py            # MINUTES on 2 cores
+    ... --depth 20                              # one of the two
+    ... --quick                                 # the first 2,000 test images, 100 steps
+    ... --depth 20 --steps 4200 --price 0.007   # the table's best: an hour of one core
+    ... --depth 56 --steps 4200 --price 0.0039  # two
+    ... --full                                  # ten times as many steps as by default
+
+On PyTorch it computes in bfloat16, which is faster where the processor has it (`--float32`).
 
 A run that was stopped goes on after the last tenth of its steps that is done (they are kept in
 benchmarks/.data/tiny_resnet); rows that are done are kept in benchmarks/results/tiny_resnet.json,
@@ -22,14 +24,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+import machine  # isort: skip  # before Keras
 
 import cifar
 import data
@@ -183,9 +184,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="how many, instead of the default")
     parser.add_argument("--price", type=float, help="of a kilobyte, instead of the default")
     parser.add_argument("--full", action="store_true", help="ten times as many steps")
-    parser.add_argument("--bfloat16", action="store_true", help="train in mixed precision")
+    parser.add_argument("--float32", action="store_true", help="not in mixed precision")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     arguments = parser.parse_args()
+    if not (arguments.quick or arguments.post):
+        machine.refuse_hours()
+    short = keras.backend.backend() == "torch" and not arguments.float32
     kept = RESULTS / "tiny_resnet.json"
     rows = json.loads(kept.read_text()) if kept.exists() and not arguments.fresh else []
     images = 2000 if arguments.quick else 10_000
@@ -198,7 +202,7 @@ def main() -> None:
         key = (f"ResNet-{depth}", how, images)
         if key in [(row["network"], row["how"], row["test images"]) for row in rows]:
             continue
-        rows.append(run(depth, split, steps, price, images, arguments.bfloat16))
+        rows.append(run(depth, split, steps, price, images, short))
         print(rows[-1], flush=True)
         data.keep(kept, rows, table(rows))
     print(table(rows))
