@@ -29,7 +29,7 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import numpy as np
-from data import keep, keep_arrays
+from data import GIVEN, keep, keep_arrays
 
 from sentei import codec
 from sentei.codec import container
@@ -219,7 +219,7 @@ def table(rows: dict[str, dict[str, float | None]], digits: int) -> str:
 def main() -> None:
     """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=GIVEN)
     parser.add_argument("--nncodec", metavar="PYTHON", help="of an environment with NNCodec")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -5,9 +5,10 @@ float network is trained on with a price on bits (`sentei.quantization.Custom(ra
 and packed at `effort="max"`. The error is that of the unpacked file in the runtime, on all 10,000
 test images, after the last step: nothing is chosen by it.
 
-    .venv-bench/bin/python benchmarks/lenet.py  # three seeds: MINUTES on 2 cores
-    ... --quick                                 # one seed, one price, LeNet-5 for 4 of 10 epochs
-    ... --full                                  # three times as long
+    .venv-bench/bin/python benchmarks/lenet.py  # one price, three seeds: 40 core-minutes
+    ... --curve                                 # the other prices as well: 80
+    ... --quick                                 # one seed, one price, LeNet-5 for 4 of 20 epochs
+    ... --full                                  # all prices, three times as long
     ... --only lenet_5                          # one of them
 
 Runs that are done are kept in benchmarks/results/lenet.json, and a script that was stopped goes on
@@ -246,9 +247,10 @@ def save(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Runs what is not done yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=data.GIVEN)
     parser.add_argument("--only", choices=CASES)
     parser.add_argument("--quick", action="store_true", help="one seed, one price")
+    parser.add_argument("--curve", action="store_true", help="all prices")
     parser.add_argument("--full", action="store_true", help="three times as many epochs")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     arguments = parser.parse_args()
@@ -265,7 +267,7 @@ def main() -> None:
             price,
             CASES[name].quick_epochs if arguments.quick else scale * CASES[name].epochs,
         )
-        for rank in range(1 if arguments.quick else 9)  # the first price of all seeds comes first
+        for rank in range(9 if arguments.curve or arguments.full else 1)  # first prices come first
         for name in names
         for price in CASES[name].prices[rank : rank + 1]
         for seed in range(1 if arguments.quick else 3)

@@ -7,7 +7,7 @@ gradual magnitude pruning at least at RigL with as many steps. Training FLOPs ar
 papers' accounting, relative to dense training: a sparse step counts its non-zeros forward and twice
 backward; a RigL update also a dense gradient of the weights.
 
-    .venv-bench/bin/python benchmarks/sparse_training.py    # 600 steps of 128 a run: MINUTES
+    .venv-bench/bin/python benchmarks/sparse_training.py    # 600 steps a run: 45 core-minutes
     ... --quick                                 # 60 steps of 64, 90 % alone
     ... --full                                  # ResNet-20, 40,000 steps
     ... --bfloat16                              # mixed precision

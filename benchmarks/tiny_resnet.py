@@ -6,11 +6,11 @@ uses `sentei.compress` instead, which trains nothing. Counted is the packed, run
 graph included, against the float `.tflite`; the accuracy is that of the unpacked file in the
 runtime, on all test images, after the last step.
 
-    .venv-bench/bin/python benchmarks/tiny_resnet.py            # MINUTES on 2 cores
+    .venv-bench/bin/python benchmarks/tiny_resnet.py            # within an hour on 2 cores
     ... --depth 20                              # one of the two
     ... --quick                                 # the first 2,000 test images, 100 steps
     ... --depth 20 --steps 4200 --price 0.007   # the table's best: an hour of one core
-    ... --depth 56 --steps 4200 --price 0.0039  # two
+    ... --depth 56 --steps 4200 --price 0.0039  # two hours
     ... --full                                  # ten times as many steps as by default
 
 On PyTorch it computes in bfloat16, which is faster where the processor has it (`--float32`).
@@ -45,7 +45,7 @@ from sentei.quantization import Custom, RateLog, quantizers, rate_report, round_
 
 RESULTS = data.HERE / "results"
 EPOCHS, LEARNING_RATE = 10, 5e-4
-STEPS = {20: 1500, 56: 2400}
+STEPS = {20: 1500, 56: 1800}
 TARGETS = {20: 20, 56: 30}  # how many times smaller than the float file
 PRICES = {20: 0.008, 56: 0.0045}  # of a kilobyte
 # Bytes at the first step, of the target's.

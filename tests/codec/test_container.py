@@ -65,9 +65,21 @@ def test_keras_files_come_back_with_their_tensors_coded(tmp_path):
     assert (report.kind, report.tensors) == ("zip", 0)
 
 
+def headed(*shape, end="400"):
+    """A `.safetensors` file with a header as no writer writes it."""
+    sizes = ", ".join(shape)
+    text = f'{{"a": {{"dtype": "F32", "shape": [{sizes}], "data_offsets": [0, {end}]}}}}'
+    return len(text).to_bytes(8, "little") + text.encode() + bytes(range(200)) * 2
+
+
 @pytest.mark.parametrize(
     "content",
     [
+        headed("-10", "-10"),
+        headed("-1"),
+        headed("NaN"),
+        headed("100", end="Infinity"),
+        headed("1e400"),
         b"",
         b"\0",
         bytes(1_000_000),
@@ -95,6 +107,20 @@ def test_every_kind_of_weights_comes_back(tmp_path, kind):
     packed, report = there_and_back(tmp_path, content)
     assert report.kind == "safetensors"
     assert (kind in ("noise", "wild")) == (len(packed) > 0.98 * len(content))
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"ids": (np.arange(120) * 1000).astype(np.int64), "b": weights("float32", (40,))},
+        {"a": weights("int64", (60,)), "b": weights("sparse_16", (3, 3, 8, 20))},
+        {"a": weights("float16", (900,)), "b": weights("sparse_float32", (700,))},
+    ],
+)
+def test_more_effort_is_never_longer(tmp_path, arrays):
+    content = codec_samples.safetensors(arrays)
+    fast, most = (there_and_back(tmp_path, content, effort=effort) for effort in ("fast", "max"))
+    assert len(most[0]) <= len(fast[0])
 
 
 @given(content=st.binary(max_size=2000), cut=st.integers(0, 8))

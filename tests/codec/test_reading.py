@@ -80,6 +80,15 @@ def test_types_that_numpy_lacks(tmp_path):
         assert (file.read("b") == brain).all()
 
 
+def test_tensors_that_are_not_what_they_say_are_read_as_bytes(tmp_path):
+    header = '{"a": {"dtype": "F32", "shape": [50], "data_offsets": [0, 198]}}'
+    content = len(header).to_bytes(8, "little") + header.encode() + bytes(range(198))
+    (tmp_path / "source").write_bytes(content)
+    codec.pack(tmp_path / "source", tmp_path / "packed")
+    with codec.open(tmp_path / "packed") as file:
+        assert bytes(file.read("a")) == bytes(range(198))
+
+
 @pytest.mark.parametrize("size", [7, 1000, 10**6])
 def test_bytes_come_out_as_they_arrive(packed, size):
     data, decoder, out = packed.read_bytes(), codec.Decoder(), []

@@ -290,6 +290,8 @@ def test_the_distribution_sets_the_layers_targets():
         ({"scope": "global"}, "fixed number of weights in each layer"),
         ({"distribution": "best"}, "`distribution` must be one of 'uniform', 'er', 'erk'"),
         ({"pattern": NofM(1, 4), "layers": ["wide"]}, "too small for"),
+        ({"seed": -1}, "`seed` must be a whole number of at least 0. Received: seed=-1"),
+        ({"seed": None, "criterion": "set"}, "`seed` must be a whole number"),
         ({"criterion": "rigel"}, "must be one of 'magnitude', 'rigl', 'set', 'random'"),
     ],
 )

@@ -108,6 +108,11 @@ def test_a_padding_that_something_else_reads_stays():
     assert xnnpack_ready(model).get_layer("before").padding == ((0, 1), (0, 1))
 
 
+def test_what_is_no_activation_is_refused():
+    with pytest.raises(SenteiError, match=r"must name an activation of Keras.*'zzz'"):
+        xnnpack_ready(strided(activation="swish"), swish="zzz")
+
+
 def test_a_subclassed_model_is_refused():
     class Own(keras.Model):
         def __init__(self):

@@ -86,8 +86,9 @@ def draft(
             flags = pieces.DIFFERENCES if indices else pieces.ROTATED * floating
             options.append(_planes(words, fitted, unit, flags, thorough))
     best = min(options, key=lambda item: item.size)
-    if fallback.size < _PROMISE * min((item.size for item in options[1:]), default=len(data)):
-        return _general(data, thorough=True)
+    promise = _PROMISE * min((item.size for item in options[1:]), default=len(data))
+    if thorough or fallback.size < promise:
+        return min(best, _general(data, thorough=True), key=lambda item: item.size)
     return best
 
 

@@ -105,9 +105,8 @@ def pack(
     with mapped(source) as content:
         kind, tensors = locate.find(content)
         digest = hashlib.sha256(content).digest()
-        coded = list(_pieces(content, tensors, effort, progress))
+        coded, skeleton = _contents(content, tensors, effort, progress)
         features = functools.reduce(operator.or_, (piece.features for piece in coded), 0)
-        skeleton = _skeleton(content, coded)
         rows = [(piece.offset, piece.size, piece.payload) for piece in coded]
         header = container.write_header(len(content), digest, skeleton, rows, features)
         with replaced(Path(target)) as temporary, temporary.open("wb") as file:
@@ -142,6 +141,22 @@ class _Coded(NamedTuple):
     size: int
     payload: bytes
     features: int
+
+
+def _contents(
+    content: memoryview, tensors: list[Tensor], effort: Effort, progress: Progress | None
+) -> tuple[list[_Coded], bytes]:
+    """The pieces and the skeleton. What takes more effort is never longer."""
+
+    def length(option: tuple[list[_Coded], bytes]) -> int:
+        coded, skeleton = option
+        return len(skeleton) + sum(len(piece.payload) + _COST_PIECE for piece in coded)
+
+    coded = list(_pieces(content, tensors, effort, progress))
+    found = coded, _skeleton(content, coded)
+    if effort == "fast":
+        return found
+    return min(found, _contents(content, tensors, "fast", None), key=length)
 
 
 def _skeleton(content: memoryview, coded: list[_Coded]) -> bytes:

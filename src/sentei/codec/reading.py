@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import math
 import os
@@ -159,8 +160,24 @@ class PackedFile:
 
     def _overlapping(self, tensor: Tensor) -> Iterator[tuple[Piece | None, int, int, int]]:
         """Pieces (or None for the skeleton) with a tensor's bytes: origin, begin, end."""
-        first, last, before = tensor.offset, tensor.offset + tensor.size, 0
+        first, last = tensor.offset, tensor.offset + tensor.size
+        after = bisect.bisect_right(self._ends, first)
+        for piece, origin, begin, end in self._stretches[after:]:
+            if begin >= last:
+                return
+            begin, end = max(begin, first), min(end, last)
+            if begin < end:
+                yield piece, origin, begin, end
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return [end for *_, end in self._stretches]
+
+    @cached_property
+    def _stretches(self) -> list[tuple[Piece | None, int, int, int]]:
+        """Skeleton (None) and pieces by turns, in their order: origin, begin, end."""
         stretches: list[tuple[Piece | None, int, int, int]] = []
+        before = 0
         for (begin, end), piece in zip(
             self._header.gaps(), (*self._header.pieces, None), strict=True
         ):
@@ -168,10 +185,7 @@ class PackedFile:
             if piece is not None:
                 before += piece.size
                 stretches.append((piece, piece.offset, piece.offset, piece.offset + piece.size))
-        for piece, origin, begin, end in stretches:
-            begin, end = max(begin, first), min(end, last)
-            if begin < end:
-                yield piece, origin, begin, end
+        return stretches
 
     def to_dict(self) -> dict[str, Any]:
         """What there is to say, as plain data."""
@@ -207,15 +221,18 @@ def _array(data: bytes, tensor: Tensor) -> np.ndarray:
         low = np.stack([packed & 15, packed >> 4], 1).ravel()[: math.prod(tensor.shape)]
         found = ((low ^ 8).astype(np.int8) - 8) if tensor.dtype == "int4" else low
     else:
-        found = np.frombuffer(data, _numpy_type(tensor.dtype)).copy()
+        kind = _numpy_type(tensor.dtype)
+        if kind.hasobject or not kind.itemsize or len(data) % kind.itemsize:
+            kind = np.dtype(np.uint8)  # not what it says it is: its bytes
+        found = np.frombuffer(data, kind).copy()
     return found.reshape(tensor.shape) if found.size == math.prod(tensor.shape) else found
 
 
-def _numpy_type(dtype: str) -> Any:
+def _numpy_type(dtype: str) -> np.dtype[Any]:
     if dtype == "bfloat16":
         import ml_dtypes
 
-        return ml_dtypes.bfloat16
+        return np.dtype(ml_dtypes.bfloat16)
     try:
         return np.dtype(dtype)
     except TypeError:

@@ -108,7 +108,8 @@ def parse(content: bytes, name: str = "the model") -> FlatModel:
     if content[4:8] != b"TFL3":
         raise CorruptFile(
             f"{name} is not a .tflite file: the mark 'TFL3' is missing at byte 4. "
-            "Give a file written by a LiteRT exporter."
+            "Give a file written by a LiteRT exporter; what Keras saved, load first "
+            "(keras.models.load_model)."
         )
     try:
         _verify(content)

@@ -122,9 +122,10 @@ def sparsify(content: bytes, sparse: Sparse = "auto") -> tuple[bytes, Stored] | 
     if not any(chosen):
         if forced:
             raise SenteiError(
-                "sparse=True, but no weight can be stored sparse: those of convolutions, "
-                "dense layers and embeddings hold no zeros, or in a type that the runtime does not "
-                "take there. Prune the model first (sentei.prune), or leave it to sparse='auto'."
+                "sparse=True, but no weight can be stored sparse: those of dense layers, "
+                "embeddings and convolutions of one or two dimensions (the runtime takes no "
+                "others) hold no zeros, or in a type that it does not take there. Prune the model "
+                "first (sentei.prune), or leave it to sparse='auto'."
             )
         return None
     for graph, (subgraph, weights) in zip(

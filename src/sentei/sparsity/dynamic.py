@@ -134,7 +134,7 @@ class DynamicSparsity(Pruning):
             "criterion": self.criterion,
             "fraction": self.fraction,
             "stop": self.stop,
-            "seed": self.seed,
+            "seed": int(self.seed),
         }
 
     @classmethod
@@ -214,6 +214,10 @@ class DynamicSparsity(Pruning):
                 f"criterion={self.criterion!r} moves a share of the weights, which the groups of "
                 f"{self.pattern!r} are too small for. Use Element or Block, or 'random' or "
                 "'magnitude'."
+            )
+        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            raise SenteiError(
+                f"`seed` must be a whole number of at least 0. Received: seed={self.seed!r}."
             )
         for name in ("fraction", "stop"):
             if not 0.0 < getattr(self, name) <= 1.0:

@@ -41,7 +41,7 @@ def xnnpack_ready(model: Any, *, swish: str | None = None) -> Any:
     """
     require_built(model)
     _check_kind(model)
-    if swish is not None and keras.activations.get(swish) is None:
+    if swish is not None and not _is_activation(swish):
         raise SenteiError(f"`swish` must name an activation of Keras. Received: swish={swish!r}.")
     rewriting = _Rewriting(swish)
     ready = rewriting(model)
@@ -56,6 +56,13 @@ def xnnpack_ready(model: Any, *, swish: str | None = None) -> Any:
             "; ".join(rewriting.changes),
         )
     return ready
+
+
+def _is_activation(name: object) -> bool:
+    try:
+        return callable(keras.activations.get(name)) and name is not None
+    except (ValueError, TypeError):
+        return False
 
 
 class _Rewriting:

@@ -37,10 +37,11 @@ def find(content: memoryview) -> tuple[str, list[Tensor]]:
 
 
 def _apart(tensors: list[Tensor], size: int) -> list[Tensor]:
-    """Those that lie in the file and do not overlap one before."""
+    """Those that lie in the file, have a shape and do not overlap one before."""
     result, place = [], 0
     for tensor in sorted(tensors, key=lambda item: (item.offset, -item.size)):
-        if tensor.size > 0 and place <= tensor.offset and tensor.offset + tensor.size <= size:
+        inside = place <= tensor.offset and tensor.offset + tensor.size <= size
+        if tensor.size > 0 and inside and min(tensor.shape, default=0) >= 0:
             result.append(tensor)
             place = tensor.offset + tensor.size
     return result

@@ -14,7 +14,8 @@ import sys
 from sentei.codec.locate.tensor import Tensor
 
 _MARK = b"\x89HDF\r\n\x1a\n"
-_COMMAND = ("-m", "sentei.codec.locate.hdf5")
+# -P: nothing is imported from the folder that the program happens to be in.
+_COMMAND = ("-P", "-m", "sentei.codec.locate.hdf5")
 _PATIENCE, _SLOWEST_READ = 10.0, 20e6
 
 

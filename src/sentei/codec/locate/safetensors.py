@@ -51,6 +51,6 @@ def find(content: memoryview) -> list[Tensor]:
                 result.append(
                     Tensor(name, _TYPES[item["dtype"]], shape, start + begin, end - begin)
                 )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return []
     return result
