@@ -11,7 +11,7 @@ Latency is that of headless Chromium, in every WebAssembly runtime found (`sente
 --browser`), all files in turns. Targets: 1.35 times as fast at 70 % zeros, 2.0 times at 85 %, at
 most one point lost at 70 %.
 
-    .venv-bench/bin/python benchmarks/sparse_ablation.py    # MINUTES on 2 cores
+    .venv-bench/bin/python benchmarks/sparse_ablation.py    # 50 minutes on 2 cores
     ... --task segmentation                     # one of the two
     ... --quick                                 # half the width, 100 + 40 steps of 64
     ... --full                                  # 60,000 + 20,000 steps of 128
