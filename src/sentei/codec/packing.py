@@ -154,7 +154,7 @@ def _contents(
 
     coded = list(_pieces(content, tensors, effort, progress))
     found = coded, _skeleton(content, coded)
-    if effort == "fast":
+    if effort == "fast" or not tensors:
         return found
     return min(found, _contents(content, tensors, "fast", None), key=length)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import math
+import operator
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -161,17 +162,13 @@ class PackedFile:
     def _overlapping(self, tensor: Tensor) -> Iterator[tuple[Piece | None, int, int, int]]:
         """Pieces (or None for the skeleton) with a tensor's bytes: origin, begin, end."""
         first, last = tensor.offset, tensor.offset + tensor.size
-        after = bisect.bisect_right(self._ends, first)
+        after = bisect.bisect_right(self._stretches, first, key=operator.itemgetter(-1))
         for piece, origin, begin, end in self._stretches[after:]:
             if begin >= last:
                 return
             begin, end = max(begin, first), min(end, last)
             if begin < end:
                 yield piece, origin, begin, end
-
-    @cached_property
-    def _ends(self) -> list[int]:
-        return [end for *_, end in self._stretches]
 
     @cached_property
     def _stretches(self) -> list[tuple[Piece | None, int, int, int]]:

@@ -60,7 +60,7 @@ def xnnpack_ready(model: Any, *, swish: str | None = None) -> Any:
 
 def _is_activation(name: object) -> bool:
     try:
-        return callable(keras.activations.get(name)) and name is not None
+        return callable(keras.activations.get(name))
     except (ValueError, TypeError):
         return False
 
