@@ -4,14 +4,17 @@ import hashlib
 import io
 import json
 import signal
+import struct
 import zipfile
 
 import codec_samples
+import flatbuffers
 import flatfiles
 import h5py
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from codec_samples import KINDS, weights
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from hypothesis import strategies as st
 from sentei import cli, codec
 from sentei.codec import container
 from sentei.codec.cursor import varint
+from sentei.codec.locate import flatbuffer
 from sentei.core.errors import CorruptFile, SenteiError
 
 
@@ -261,6 +265,49 @@ def test_chunked_datasets_are_passed_over(tmp_path):
         store.create_dataset("a", data=weights("sparse_int8", (90, 90)), chunks=(9, 9))
         store["b"] = weights("sparse_int8", (90, 90))
     assert there_and_back(tmp_path, file.getvalue())[1].tensors == 1
+
+
+def all_pointing_to_the_same(count):
+    """A .tflite of `count` graphs, each of `count` tensors of `count` axes, in 12 `count` bytes."""
+    builder = flatbuffers.Builder()
+
+    def vector(place):
+        builder.StartVector(4, count, 4)
+        for _ in range(count):
+            builder.PrependUOffsetTRelative(place)
+        return builder.EndVector()
+
+    shape = builder.CreateNumpyVector(np.ones(count, np.int32))
+    data = builder.CreateNumpyVector(np.zeros(1, np.uint8))
+    schema.BufferStart(builder)
+    schema.BufferAddData(builder, data)
+    buffers = vector(schema.BufferEnd(builder))
+    schema.TensorStart(builder)
+    schema.TensorAddShape(builder, shape)
+    schema.TensorAddBuffer(builder, 1)
+    tensors = vector(schema.TensorEnd(builder))
+    schema.SubGraphStart(builder)
+    schema.SubGraphAddTensors(builder, tensors)
+    graphs = vector(schema.SubGraphEnd(builder))
+    schema.ModelStart(builder)
+    schema.ModelAddSubgraphs(builder, graphs)
+    schema.ModelAddBuffers(builder, buffers)
+    builder.Finish(schema.ModelEnd(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_tables_shared_to_keep_the_reader_busy_do_not(tmp_path, monkeypatch):
+    """Regression: each graph read each tensor, and each tensor all axes: cubic in the size."""
+    content, reads = all_pointing_to_the_same(300), []
+    unpack = struct.unpack_from
+    monkeypatch.setattr(
+        "sentei.codec.locate.flatbuffer.struct.unpack_from",
+        lambda *arguments: reads.append(1) or unpack(*arguments),
+    )
+    flatbuffer.find(memoryview(content))
+    assert len(reads) < 3 * len(content)
+    monkeypatch.undo()
+    there_and_back(tmp_path, content)
 
 
 def test_the_command_line(tmp_path, capsys, monkeypatch):

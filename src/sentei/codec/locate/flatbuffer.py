@@ -39,11 +39,28 @@ _PARTS = ((2, 3, "segments"), (4, 5, "indices"))
 _VECTORS = {1: ("int32", 4), 2: ("uint16", 2), 3: ("uint8", 1)}
 
 
+class _Budget:
+    """How many bytes may still be read: all together no more than a file has.
+
+    An honest file has each table and vector once. One made to keep its reader busy points to the
+    same from everywhere.
+    """
+
+    def __init__(self, content: memoryview) -> None:
+        self.left = len(content)
+
+    def spend(self, size: int) -> None:
+        """Raises ValueError where nothing is left."""
+        self.left -= size
+        if self.left < 0:
+            raise ValueError("more to read than there is")
+
+
 class _Table:
     """A table of a flatbuffer; every read raises struct.error or ValueError outside the file."""
 
-    def __init__(self, content: memoryview, place: int) -> None:
-        self.content, self.place = content, place
+    def __init__(self, content: memoryview, place: int, budget: _Budget) -> None:
+        self.content, self.place, self.budget = content, place, budget
         (distance,) = struct.unpack_from("<i", content, place)
         self.layout = place - distance
         if self.layout < 0:
@@ -78,11 +95,28 @@ class _Table:
             raise ValueError("a vector leaves the file")
         return place + 4, count
 
+    def numbers(self, number: int) -> tuple[int, ...]:
+        """A vector of int32."""
+        begin, count = self.vector(number, 4)
+        self.budget.spend(4 * count)
+        return struct.unpack_from(f"<{count}i", self.content, begin)
+
+    def text(self, number: int) -> str:
+        """A string."""
+        begin, length = self.vector(number, 1)
+        self.budget.spend(length)
+        return bytes(self.content[begin : begin + length]).decode(errors="replace")
+
+    def table(self, place: int) -> _Table:
+        """The table that lies there."""
+        return _Table(self.content, place, self.budget)
+
     def tables(self, number: int) -> Iterator[_Table]:
         """The tables of a vector of tables."""
         begin, count = self.vector(number, 4)
+        self.budget.spend(4 * count)
         for place in range(begin, begin + 4 * count, 4):
-            yield _Table(self.content, _pointed(self.content, place))
+            yield self.table(_pointed(self.content, place))
 
 
 def _pointed(content: memoryview, place: int) -> int:
@@ -102,7 +136,7 @@ def find(content: memoryview) -> list[Tensor]:
     """
     result: list[Tensor] = []
     try:
-        root = _Table(content, _pointed(content, 0))
+        root = _Table(content, _pointed(content, 0), _Budget(content))
         buffers = list(_buffers(root))
         seen: set[int] = set()
         for graph in root.tables(_SUBGRAPHS):
@@ -126,16 +160,13 @@ def _constant(table: _Table, buffers: list[tuple[int, int]], seen: set[int]) -> 
         return
     offset, size = buffers[number]
     dtype = _TYPES.get(table.number(_TYPE, "<b"), "unknown")
-    begin, rank = table.vector(_SHAPE, 4)
-    shape = struct.unpack_from(f"<{rank}i", table.content, begin)
-    begin, length = table.vector(_NAME, 1)
-    name = bytes(table.content[begin : begin + length]).decode(errors="replace")
+    shape, name = table.numbers(_SHAPE), table.text(_NAME)
     if size:
         seen.add(number)
         yield Tensor(name, dtype, shape, offset, size)
     layout = table.follow(_SPARSITY)
     if layout is not None:
-        yield from _indices(_Table(table.content, layout), name)
+        yield from _indices(table.table(layout), name)
 
 
 def _indices(layout: _Table, name: str) -> Iterator[Tensor]:
@@ -146,5 +177,5 @@ def _indices(layout: _Table, name: str) -> Iterator[Tensor]:
             if vector is None or kind not in _VECTORS:
                 continue
             dtype, width = _VECTORS[kind]
-            begin, count = _Table(table.content, vector).vector(0, width)
+            begin, count = table.table(vector).vector(0, width)
             yield Tensor(f"{name}:{what}{level}", dtype, (count,), begin, count * width, True)
