@@ -7,7 +7,7 @@ from keras import ops
 
 import sentei
 from sentei.core.errors import SenteiError
-from sentei.quantization import Custom, RateLog, quantizers, rate_report
+from sentei.quantization import Custom, RateLog, RateTarget, quantizers, rate_report
 from sentei.quantization import rate as rates
 from sentei.quantization.rated import BITS_IN_KILOBYTE
 
@@ -117,6 +117,46 @@ def test_a_price_buys_bits_and_training_resumes(tmp_path):
     for model in (qmodel, again):
         model.fit(x, y, batch_size=64, epochs=1, verbose=0, shuffle=False)
     assert rate_report(again).rows == rate_report(qmodel).rows
+
+
+@pytest.mark.parametrize("size", [45.0, 75.0])
+def test_the_price_moves_until_the_size_is_right(size):
+    qmodel, x, y = priced_task(1.0)
+    log, target = RateLog(), RateTarget(size)
+    history = qmodel.fit(x, y, batch_size=32, epochs=24, verbose=0, callbacks=[target, log]).history
+    assert rate_report(qmodel).bits / 8 == pytest.approx(size, rel=0.15)
+    sizes = np.array(history["bits_per_weight"]) * sum(r.size for r in rate_report(qmodel).rows) / 8
+    way = np.minimum((np.arange(24) + 1) / (0.8 * 24), 1.0)
+    goals = target.start + (size - target.start) * way
+    factors = np.cumprod(np.clip((sizes / goals) ** 2, 0.75, 4 / 3))
+    np.testing.assert_allclose(history["price_factor"], factors, rtol=1e-4)
+
+
+def test_a_price_that_moved_moves_on_after_saving(tmp_path):
+    qmodel, x, y = priced_task(1.0)
+    qmodel.fit(x, y, epochs=3, verbose=0, callbacks=[RateTarget(60.0, start=84.0)])
+    qmodel.save(tmp_path / "half.keras")
+    again = keras.models.load_model(tmp_path / "half.keras")
+    moved = float(quantizers(qmodel)[0][1].factor)
+    assert moved != 1.0
+    assert [float(q.factor) for _, q in quantizers(again)] == pytest.approx([moved] * 4)
+
+
+def test_a_target_that_cannot_be_is_refused():
+    for arguments in ({"size": 0}, {"size": 9, "start": -1}, {"size": float("nan")}):
+        with pytest.raises(SenteiError, match="must be a number of bytes above 0"):
+            RateTarget(**arguments)
+    with pytest.raises(SenteiError, match="share of the epochs"):
+        RateTarget(9, by=0)
+    x, y = np.zeros((4, 6), "float32"), np.zeros((4, 5), "float32")
+    qmodel = rated(0.0)
+    qmodel.compile("sgd", "mse")
+    with pytest.raises(SenteiError, match="All prices are 0"):
+        qmodel.fit(x, y, verbose=0, callbacks=[RateTarget(9)])
+    plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
+    plain.compile("sgd", "mse")
+    with pytest.raises(SenteiError, match="has a price"):
+        plain.fit(x, y, verbose=0, callbacks=[RateTarget(9)])
 
 
 def test_pruned_weights_stay_zero():

@@ -13,6 +13,7 @@ from sentei.quantization.plan import Plan
 from sentei.quantization.quantize import quantize, quantized, quantizers
 from sentei.quantization.quantizer import Quantizer
 from sentei.quantization.rate_log import RateLog, RateReport, rate_report
+from sentei.quantization.rate_target import RateTarget
 from sentei.quantization.report import Report, report
 from sentei.quantization.scheme import SCHEMES, Custom, Int4, Int8, Int16x8
 
@@ -31,6 +32,7 @@ __all__ = [
     "Quantizer",
     "RateLog",
     "RateReport",
+    "RateTarget",
     "Report",
     "adaround",
     "calibrate",

@@ -29,7 +29,8 @@ class RatedQuantizer(WeightQuantizer):
     in LSQ (Esser et al. 2020, arXiv:1902.08153), in its logarithm.
 
     Attributes:
-        price: What a kilobyte is worth, in units of the loss.
+        price: What a kilobyte is worth at first, in units of the loss.
+        factor: The variable that the price is multiplied by; `RateTarget` moves it.
         stored_float: Whether the file holds the rounded numbers in floating point (biases).
     """
 
@@ -40,7 +41,7 @@ class RatedQuantizer(WeightQuantizer):
 
         Args:
             kind: The sort of grid: symmetric, of one scale.
-            price: What a kilobyte is worth.
+            price: What a kilobyte is worth at first.
             stored_float: See the class.
             **kwargs: Those of `Quantizer`.
         """
@@ -59,6 +60,7 @@ class RatedQuantizer(WeightQuantizer):
         self.densities = [self._variable(f"density_{a}", (n,)) for a, n in enumerate(shape)]
         self.shares = self._variable("shares", (rates.LISTED + 1,))
         self.excess = self._variable("excess", (1,))
+        self.factor = self._variable("factor", (), initializer="ones")
         self.built = True
         self.set_step(_first_step(np.asarray(ops.convert_to_numpy(variable.value)), self.kind))
 
@@ -93,7 +95,7 @@ class RatedQuantizer(WeightQuantizer):
         whole = ops.stop_gradient(ops.round(places))
         if training:
             bits = ops.sum(rates.code_length(places, self.table(), self.kind.high))
-            self.add_loss(bits * (self.price / BITS_IN_KILOBYTE))
+            self.add_loss(bits * self.factor.value * (self.price / BITS_IN_KILOBYTE))
             self._keep(rates.fit(whole), _MEMORY)
         return ops.cast((places + ops.stop_gradient(whole - places)) * step, x.dtype)
 
@@ -145,8 +147,9 @@ class RatedQuantizer(WeightQuantizer):
         for old, new in zip(olds, [*table.densities, table.shares, table.excess], strict=True):
             old.assign(old.value * memory + ops.convert_to_tensor(new, "float32") * (1.0 - memory))
 
-    def _variable(self, name: str, shape: tuple[int, ...], trainable: bool = False) -> Any:
-        return self.add_weight(shape=shape, initializer="zeros", trainable=trainable, name=name)
+    def _variable(self, name: str, shape: tuple[int, ...], **kwargs: Any) -> Any:
+        own = {"initializer": "zeros", "trainable": False, **kwargs}
+        return self.add_weight(shape=shape, name=name, **own)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
