@@ -7,7 +7,7 @@ import pytest
 
 from sentei.compression import rounding
 from sentei.compression.rounding import Curved
-from sentei.quantization import rate
+from sentei.quantization.rate import estimate
 
 RANDOM = np.random.default_rng(0)
 WEIGHTS = RANDOM.normal(size=(90, 40)) * 0.1
@@ -48,9 +48,9 @@ def test_a_dearer_bit_is_saved():
 
 
 def test_the_integers_chosen_are_the_cheapest_of_all():
-    table = rate.fit(np.round(RANDOM.laplace(size=(30, 200)) * 1.5).astype(np.float32), np)
-    zero, other = (bits[3] for bits in rate.of_occupation((30, 200), table, np))
-    magnitudes = np.sort(rate.of_magnitudes(table, 9, np))
+    table = estimate.fit(np.round(RANDOM.laplace(size=(30, 200)) * 1.5).astype(np.float32), np)
+    zero, other = (bits[3] for bits in estimate.of_occupation((30, 200), table, np))
+    magnitudes = np.sort(estimate.of_magnitudes(table, 9, np))
     places = RANDOM.normal(size=200) * 3
     every = np.arange(-8, 9)[:, None]
     price = np.where(every == 0, zero, other + magnitudes[np.abs(every)])

@@ -8,8 +8,8 @@ from keras import ops
 import sentei
 from sentei.core.errors import SenteiError
 from sentei.quantization import Custom, RateLog, RateTarget, quantizers, rate_report
-from sentei.quantization import rate as rates
-from sentei.quantization.rated import BITS_IN_KILOBYTE
+from sentei.quantization.rate import estimate
+from sentei.quantization.rate.quantizer import BITS_IN_KILOBYTE
 
 pytestmark = pytest.mark.core
 
@@ -52,10 +52,10 @@ def test_the_code_length_is_what_it_says(shape):
     q = uneven(shape=(*shape, 1) if len(shape) < 2 else (np.prod(shape[:-1]), shape[-1]))
     q = q.reshape(shape)
     for library in (np, ops):
-        table = rates.fit(ops.convert_to_tensor(q) if library is ops else q, library)
-        table = rates.Table(*[keras.tree.map_structure(ops.convert_to_tensor, part) for part in
+        table = estimate.fit(ops.convert_to_tensor(q) if library is ops else q, library)
+        table = estimate.Table(*[keras.tree.map_structure(ops.convert_to_tensor, part) for part in
                               (list(table.densities), table.shares, table.excess)])  # fmt: skip
-        found = numbers(rates.code_length(ops.convert_to_tensor(q), table, 127))
+        found = numbers(estimate.code_length(ops.convert_to_tensor(q), table, 127))
         np.testing.assert_allclose(found, numpy_bits(q), rtol=1e-4, atol=1e-4)
 
 
@@ -75,7 +75,9 @@ def test_one_step_goes_down_the_slope():
     quantizer.set_step(1.0)
     low = np.floor(np.abs(kernel))
     table = quantizer.table()
-    costs = [numbers(rates.code_length(ops.convert_to_tensor(low + k), table, 127)) for k in (0, 1)]
+    costs = [
+        numbers(estimate.code_length(ops.convert_to_tensor(low + k), table, 127)) for k in (0, 1)
+    ]
     slope = np.maximum(costs[1] - costs[0], 1.0) * np.sign(kernel)
     qmodel.compile(keras.optimizers.SGD(0.1), lambda y, out: 0.0 * ops.sum(out))
     qmodel.fit(np.zeros((4, 6), "float32"), np.zeros(4), batch_size=4, verbose=0)

@@ -12,7 +12,7 @@ from sentei.compression.curvature import Moments, moments_of
 from sentei.compression.rounding import Curved, Rounded
 from sentei.core.divergence import divergence
 from sentei.quantization import quantized
-from sentei.quantization.rated import RatedQuantizer
+from sentei.quantization.rate.quantizer import RatedQuantizer
 
 # The size of the push by which a layer's influence is measured, over that of its weights.
 _PUSH = 0.05

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sentei.quantization import rate
+from sentei.quantization.rate import estimate
 
 # Of the mean curvature, added to all: directions that no sample showed are not free.
 _DAMPING = 0.01
@@ -97,22 +97,22 @@ class Curved:
         """
         integers = np.clip(np.round(self.weights / step), -most, most)
         for _ in range(2):  # the table is that of the pass before
-            integers = self._pass(step, price, most, rate.fit(integers.astype(np.float32), np))
-        table = rate.fit(integers.astype(np.float32), np)
-        zero, other = rate.of_occupation(integers.shape, table, np)
-        magnitudes = rate.of_magnitudes(table, most + 1, np)
+            integers = self._pass(step, price, most, estimate.fit(integers.astype(np.float32), np))
+        table = estimate.fit(integers.astype(np.float32), np)
+        zero, other = estimate.of_occupation(integers.shape, table, np)
+        magnitudes = estimate.of_magnitudes(table, most + 1, np)
         size = np.abs(integers).astype(np.int64)
         bits = float(np.where(size > 0, other + magnitudes[size], zero).sum())
         error = self.weights - step * integers
         distortion = float(np.sum(error * (self._moments @ error)))
         return Rounded(integers.astype(np.int32), step, bits, distortion)
 
-    def _pass(self, step: float, price: float, most: int, table: rate.Table) -> np.ndarray:
+    def _pass(self, step: float, price: float, most: int, table: estimate.Table) -> np.ndarray:
         order, feedback = self._order, self._feedback
         zero, other = (
-            price * item[order] for item in rate.of_occupation(self.weights.shape, table, np)
+            price * item[order] for item in estimate.of_occupation(self.weights.shape, table, np)
         )
-        magnitudes = price * rate.of_magnitudes(table, most + 1, np).astype(np.float64)
+        magnitudes = price * estimate.of_magnitudes(table, most + 1, np).astype(np.float64)
         left = self.weights[order] / step
         chosen = np.zeros_like(left)
         for begin in range(0, len(left), _BLOCK):

@@ -2,7 +2,6 @@
 
 from sentei.quantization.adaround import adaround
 from sentei.quantization.calibrate import calibrate
-from sentei.quantization.coarse import round_batch_norm
 from sentei.quantization.correction import correct_bias
 from sentei.quantization.equalize import equalize
 from sentei.quantization.grid import Grid, Kind
@@ -12,8 +11,9 @@ from sentei.quantization.own_code import OwnCode
 from sentei.quantization.plan import Plan
 from sentei.quantization.quantize import quantize, quantized, quantizers
 from sentei.quantization.quantizer import Quantizer
-from sentei.quantization.rate_log import RateLog, RateReport, rate_report
-from sentei.quantization.rate_target import RateTarget
+from sentei.quantization.rate.coarse import round_batch_norm
+from sentei.quantization.rate.log import RateLog, RateReport, rate_report
+from sentei.quantization.rate.target import RateTarget
 from sentei.quantization.report import Report, report
 from sentei.quantization.scheme import SCHEMES, Custom, Int4, Int8, Int16x8
 

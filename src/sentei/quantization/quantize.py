@@ -18,7 +18,7 @@ from sentei.quantization.calls import specs_of
 from sentei.quantization.clustered import with_one_scale
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.quantizer import Quantizer
-from sentei.quantization.rated_model import RatedModel, has_price
+from sentei.quantization.rate.model import RatedModel, has_price
 from sentei.quantization.scheme import Custom, scheme_of
 from sentei.quantization.settings import Setting, setting_of
 from sentei.quantization.steps import find_steps

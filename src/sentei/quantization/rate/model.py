@@ -11,7 +11,7 @@ from sentei.core.select import sublayers
 from sentei.quantization import rules
 from sentei.quantization.layer import QuantizedModel
 from sentei.quantization.plan import Weight
-from sentei.quantization.rated import RatedQuantizer
+from sentei.quantization.rate.quantizer import RatedQuantizer
 from sentei.quantization.scheme import Custom
 
 

@@ -19,8 +19,8 @@ from sentei.core.graph import Graph, tensors_in
 from sentei.core.select import sublayers
 from sentei.quantization import rules
 from sentei.quantization.quantize import quantized
-from sentei.quantization.rate_log import priced
-from sentei.quantization.rated import RatedQuantizer
+from sentei.quantization.rate.log import priced
+from sentei.quantization.rate.quantizer import RatedQuantizer
 
 _FEWEST, _MOST = 2, 24
 # Neighbours on the coarse grid that are tried until the product is one exactly.

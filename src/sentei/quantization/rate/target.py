@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from sentei.core.errors import SenteiError
-from sentei.quantization.rate_log import priced, rate_report
+from sentei.quantization.rate.log import priced, rate_report
 
 # Weights follow a price slowly, and their bytes fall with a small power of it: a higher power than
 # this makes them swing around the goal. And how far the price may move at one epoch's end.

@@ -9,7 +9,7 @@ import keras
 
 from sentei.core.errors import SenteiError
 from sentei.quantization.quantize import quantizers
-from sentei.quantization.rated import RatedQuantizer
+from sentei.quantization.rate.quantizer import RatedQuantizer
 
 
 @dataclass(frozen=True)

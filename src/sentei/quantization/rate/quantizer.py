@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from sentei.quantization import rate as rates
 from sentei.quantization.exactly import inverse
 from sentei.quantization.grid import Grid, Kind
+from sentei.quantization.rate import estimate
 from sentei.quantization.weight_quantizer import WeightQuantizer
 
 BITS_IN_KILOBYTE = 8192.0
@@ -25,8 +25,8 @@ class RatedQuantizer(WeightQuantizer):
     """Rounds a weight to one learned step, and adds what its code costs to the loss.
 
     Training minimizes `loss + price * kilobytes` (Oktay et al. 2020, arXiv:1906.06624, eq. 3), with
-    the code length of `rate.code_length`. The step is learned by the straight-through estimator, as
-    in LSQ (Esser et al. 2020, arXiv:1902.08153), in its logarithm.
+    the code length of `estimate.code_length`. The step is learned by the straight-through
+    estimator, as in LSQ (Esser et al. 2020, arXiv:1902.08153), in its logarithm.
 
     Attributes:
         price: What a kilobyte is worth at first, in units of the loss.
@@ -58,7 +58,7 @@ class RatedQuantizer(WeightQuantizer):
         shape = tuple(variable.shape)
         self.log_step = self._variable("log_step", (1,), trainable=True)
         self.densities = [self._variable(f"density_{a}", (n,)) for a, n in enumerate(shape)]
-        self.shares = self._variable("shares", (rates.LISTED + 1,))
+        self.shares = self._variable("shares", (estimate.LISTED + 1,))
         self.excess = self._variable("excess", (1,))
         self.factor = self._variable("factor", (), initializer="ones")
         self.built = True
@@ -71,7 +71,7 @@ class RatedQuantizer(WeightQuantizer):
             step: The distance between two neighbours of the grid.
         """
         self.log_step.assign(np.full(1, np.log(step), np.float32))
-        self._keep(rates.fit(self.integers().astype(np.float32), np), 0.0)
+        self._keep(estimate.fit(self.integers().astype(np.float32), np), 0.0)
 
     def build(self, input_shape: Any = None) -> None:
         """Does nothing: `watch` makes the variables."""
@@ -94,9 +94,9 @@ class RatedQuantizer(WeightQuantizer):
         places = ops.clip(ops.cast(x, "float32") * inverse(step), self.kind.low, self.kind.high)
         whole = ops.stop_gradient(ops.round(places))
         if training:
-            bits = ops.sum(rates.code_length(places, self.table(), self.kind.high))
+            bits = ops.sum(estimate.code_length(places, self.table(), self.kind.high))
             self.add_loss(bits * self.factor.value * (self.price / BITS_IN_KILOBYTE))
-            self._keep(rates.fit(whole), _MEMORY)
+            self._keep(estimate.fit(whole), _MEMORY)
         return ops.cast((places + ops.stop_gradient(whole - places)) * step, x.dtype)
 
     def _step(self, x: Any) -> Any:
@@ -106,10 +106,10 @@ class RatedQuantizer(WeightQuantizer):
         fixed = ops.stop_gradient(log_step)
         return ops.exp(fixed) * (1.0 + share * (log_step - fixed))
 
-    def table(self) -> rates.Table:
+    def table(self) -> estimate.Table:
         """What a coder knows of the weight's integers, a few steps old."""
         densities = [density.value for density in self.densities]
-        return rates.Table(densities, self.shares.value, self.excess.value)
+        return estimate.Table(densities, self.shares.value, self.excess.value)
 
     def integers(self) -> np.ndarray:
         """The integers that the weight is rounded to now, of its shape."""
@@ -120,8 +120,10 @@ class RatedQuantizer(WeightQuantizer):
     def bits(self) -> float:
         """The bits of the weight as it is now, by a table fitted to it."""
         whole = self.integers().astype(np.float32)
-        known = rates.fit(ops.convert_to_tensor(whole))
-        return float(ops.convert_to_numpy(ops.sum(rates.code_length(whole, known, self.kind.high))))
+        known = estimate.fit(ops.convert_to_tensor(whole))
+        return float(
+            ops.convert_to_numpy(ops.sum(estimate.code_length(whole, known, self.kind.high)))
+        )
 
     def grid_of(self, value: np.ndarray) -> Grid:
         """The grid; it does not depend on the weight's numbers.
@@ -142,7 +144,7 @@ class RatedQuantizer(WeightQuantizer):
         scale = ops.exp(self.log_step.value)
         return scale, ops.zeros_like(scale)
 
-    def _keep(self, table: rates.Table, memory: float) -> None:
+    def _keep(self, table: estimate.Table, memory: float) -> None:
         olds = [*self.densities, self.shares, self.excess]
         for old, new in zip(olds, [*table.densities, table.shares, table.excess], strict=True):
             old.assign(old.value * memory + ops.convert_to_tensor(new, "float32") * (1.0 - memory))

@@ -8,7 +8,7 @@ from keras import layers, ops
 import sentei
 from sentei.core.errors import SenteiError
 from sentei.quantization import Custom, quantizers, round_batch_norm
-from sentei.quantization.coarse import significant
+from sentei.quantization.rate.coarse import significant
 
 pytestmark = pytest.mark.core
 
